@@ -1,0 +1,640 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The processor: its state, what stops it, what it asks of its surroundings.
+ *
+ * cpu_run() executes guest instructions on the calling thread until something outside the
+ * processor is needed, and says what in vcpu.stop. It knows nothing of LAPIC, KVM or policy: those
+ * reach it through struct cpu_bus and struct machine.
+ */
+#pragma once
+#include "base/types.h"
+#include "cpu/insn.h"
+#include "mem/mem.h"
+
+#define VCPU_MAX 64
+
+/* ---- architectural names ------------------------------------------------------------------- */
+
+#define CR0_PE BIT(0)
+#define CR0_MP BIT(1)
+#define CR0_EM BIT(2)
+#define CR0_TS BIT(3)
+#define CR0_ET BIT(4)
+#define CR0_NE BIT(5)
+#define CR0_WP BIT(16)
+#define CR0_AM BIT(18)
+#define CR0_NW BIT(29)
+#define CR0_CD BIT(30)
+#define CR0_PG BIT(31)
+#define CR4_VME BIT(0)
+#define CR4_PVI BIT(1)
+#define CR4_TSD BIT(2)
+#define CR4_DE BIT(3)
+#define CR4_PSE BIT(4)
+#define CR4_PAE BIT(5)
+#define CR4_MCE BIT(6)
+#define CR4_PGE BIT(7)
+#define CR4_PCE BIT(8)
+#define CR4_OSFXSR BIT(9)
+#define CR4_OSXMMEXCPT BIT(10)
+#define CR4_UMIP BIT(11)
+#define CR4_LA57 BIT(12)
+#define CR4_VMXE BIT(13)
+#define CR4_SMXE BIT(14)
+#define CR4_FSGSBASE BIT(16)
+#define CR4_PCIDE BIT(17)
+#define CR4_OSXSAVE BIT(18)
+#define CR4_SMEP BIT(20)
+#define CR4_SMAP BIT(21)
+#define CR4_PKE BIT(22)
+#define EFER_SCE BIT(0)
+#define EFER_LME BIT(8)
+#define EFER_LMA BIT(10)
+#define EFER_NXE BIT(11)
+#define FLAG_CF BIT(0)
+#define FLAG_FIXED BIT(1)
+#define FLAG_PF BIT(2)
+#define FLAG_AF BIT(4)
+#define FLAG_ZF BIT(6)
+#define FLAG_SF BIT(7)
+#define FLAG_TF BIT(8)
+#define FLAG_IF BIT(9)
+#define FLAG_DF BIT(10)
+#define FLAG_OF BIT(11)
+#define FLAG_IOPL (3ull << 12)
+#define FLAG_NT BIT(14)
+#define FLAG_RF BIT(16)
+#define FLAG_VM BIT(17)
+#define FLAG_AC BIT(18)
+#define FLAG_VIF BIT(19)
+#define FLAG_VIP BIT(20)
+#define FLAG_ID BIT(21)
+
+enum exc_vector {
+	EXC_DE = 0, EXC_DB = 1, EXC_NMI = 2, EXC_BP = 3, EXC_OF = 4, EXC_BR = 5, EXC_UD = 6, EXC_NM = 7,
+	EXC_DF = 8, EXC_TS = 10, EXC_NP = 11, EXC_SS = 12, EXC_GP = 13, EXC_PF = 14, EXC_MF = 16,
+	EXC_AC = 17, EXC_MC = 18, EXC_XM = 19, EXC_VE = 20,
+};
+
+/**
+ * struct segment - selector and descriptor cache
+ * @ar: access rights in the VMX layout: type 3:0, S 4, DPL 6:5, P 7, AVL 12, L 13, D/B 14, G 15,
+ *	unusable 16 [SDM3C "Guest Register State"]
+ * @limit: in bytes, already scaled
+ */
+struct segment {
+	u16 sel;
+	u32 ar;
+	u32 limit;
+	u64 base;
+};
+#define AR_TYPE(ar) ((ar) & 15)
+#define AR_S BIT(4)
+#define AR_DPL(ar) (((ar) >> 5) & 3)
+#define AR_P BIT(7)
+#define AR_AVL BIT(12)
+#define AR_L BIT(13)
+#define AR_DB BIT(14)
+#define AR_G BIT(15)
+#define AR_UNUSABLE BIT(16)
+
+struct dtable {
+	u64 base;
+	u16 limit;
+};
+
+/* ---- why cpu_run() came back ------------------------------------------------------------------ */
+
+/**
+ * enum cpu_stop - why the processor stopped
+ * @CPU_RUN: it did not
+ * @CPU_STOP_KICK: a request bit that the caller owns is set (signal, immediate_exit, event)
+ * @CPU_STOP_HLT: HLT retired
+ * @CPU_STOP_MWAIT: MWAIT retired and the monitored line has not changed
+ * @CPU_STOP_PIO: port access described by vcpu.pio
+ * @CPU_STOP_MMIO: memory access outside every slot (or write to ROM) described by vcpu.mmio
+ * @CPU_STOP_RDMSR: RDMSR of vcpu.msr.index wants an answer from user space
+ * @CPU_STOP_WRMSR: WRMSR likewise
+ * @CPU_STOP_SHUTDOWN: triple fault
+ * @CPU_STOP_DEBUG: guest debugging requested by user space (vcpu.debug_exit)
+ * @CPU_STOP_HYPERCALL: VMCALL/VMMCALL that user space asked to see
+ * @CPU_STOP_INTERNAL: engine cannot emulate this (vcpu.internal)
+ * @CPU_STOP_EFAULT: a host page behind guest RAM is unmapped or truncated (vcpu.fault_gpa)
+ * @CPU_STOP_NOTIFY: notify window exceeded
+ * @CPU_STOP_BUS_LOCK: a bus lock was performed
+ * @CPU_STOP_IRQ_WINDOW: interrupt window open and user space asked to be told
+ * @CPU_STOP_INIT: INIT received
+ */
+enum cpu_stop {
+	CPU_RUN, CPU_STOP_KICK, CPU_STOP_HLT, CPU_STOP_MWAIT, CPU_STOP_PIO, CPU_STOP_MMIO,
+	CPU_STOP_RDMSR, CPU_STOP_WRMSR, CPU_STOP_SHUTDOWN, CPU_STOP_DEBUG, CPU_STOP_HYPERCALL,
+	CPU_STOP_INTERNAL, CPU_STOP_EFAULT, CPU_STOP_NOTIFY, CPU_STOP_BUS_LOCK,
+	CPU_STOP_IRQ_WINDOW, CPU_STOP_INIT,
+};
+
+/**
+ * enum vcpu_request - bits of vcpu.request, the stop word
+ *
+ * Any thread sets them with vcpu_request(); the vCPU thread looks at the word at every branch, at
+ * every REP iteration batch and in every event-delivery round. Bits below REQ_OWNER are served
+ * inside cpu_run(); the others make it return CPU_STOP_KICK, and their owner clears them.
+ */
+enum vcpu_request {
+	REQ_PAUSE = 1 << 0,	/* vm_pause() wants an acknowledgement */
+	REQ_TLB = 1 << 1,	/* drop all translations */
+	REQ_FETCH = 1 << 2,	/* re-verify decoded code (something outside may have written it) */
+	REQ_CODE = 1 << 3,	/* pages queued in vcpu.code_inval were written */
+	REQ_EVENT = 1 << 4,	/* look for NMI / SMI / interrupts at the next boundary */
+	REQ_OWNER = 1 << 16,
+	REQ_EXIT = 1 << 16,	/* leave KVM_RUN: signal or immediate_exit */
+	REQ_KVM = 1 << 17,	/* src/kvm has work at a boundary (INIT/SIPI, clock update, ...) */
+	REQ_TRIPLE = 1 << 18,	/* triple fault requested by user space */
+};
+
+/* ---- events --------------------------------------------------------------------------------- */
+
+enum event_type { /* VMX interruption-type numbers [SDM3C "Information for VM Exits Due to Vectored Events"] */
+	EVENT_INTR = 0, EVENT_NMI = 2, EVENT_HARD_EXC = 3, EVENT_SOFT_INT = 4, EVENT_PRIV_SOFT = 5,
+	EVENT_SOFT_EXC = 6,
+};
+
+/**
+ * struct event - an exception or interrupt to deliver
+ * @valid: something is here
+ * @has_payload: @payload is a not yet applied CR2 (#PF) or DR6 change (#DB)
+ * @insn_len: for software events, length of the instruction, else 0
+ */
+struct event {
+	bool valid;
+	u8 vector;
+	u8 type;
+	bool has_error;
+	bool has_payload;
+	u8 insn_len;
+	u32 error;
+	u64 payload;
+};
+
+/* ---- memory access -------------------------------------------------------------------------- */
+
+enum access { /* bit set passed to the access functions */
+	ACC_R = 1, ACC_W = 2, ACC_X = 4, ACC_RW = 3,
+	ACC_LOCK = 8,	/* locked read-modify-write: split and memory-type rules apply */
+	ACC_SYS = 16,	/* implicit supervisor access (descriptor tables, TSS, IDT) whatever CPL is */
+	ACC_USER = 32,	/* access with CPL-3 rights whatever CPL is */
+};
+
+enum tlb_view { VIEW_USER, VIEW_SUPER, VIEW_SUPER_AC, VIEW_NUM };
+#define TLB_BITS 8
+#define TLB_ENTRIES (1u << TLB_BITS)
+
+/**
+ * struct tlb_entry - first-level data TLB entry, read by emitted code
+ * @tag_r: page-aligned linear address when the page may be read at full speed, else TLB_NEVER
+ * @tag_w: likewise for writes: page dirty, writable, not code, not being logged, not watched
+ * @addend: host address of the page's first byte minus its linear address
+ * @gpa: guest-physical page address | memory type in bits 2:0
+ *
+ * Emitted fast path: ea - tag < 4097 - size  =>  host pointer = ea + addend.
+ */
+struct tlb_entry {
+	u64 tag_r;
+	u64 tag_w;
+	u64 addend;
+	u64 gpa;
+};
+#define TLB_NEVER 0x7ff0000000000000ull /* canonical addresses are never near it */
+
+struct tlb; /* second level, private to mmu.c */
+struct rcache; /* record cache, private to rcache.c */
+struct native; /* emitted stubs, private to native.c */
+
+/**
+ * struct mmio_frag - one MMIO access of the current instruction
+ *
+ * Reads are replayed: the instruction stops, user space (or a chip through cpu_bus) answers, and
+ * the instruction runs again finding its answers here in order. Writes are queued and handed out
+ * after the instruction retired. An access is at most 8 bytes and never crosses a page.
+ */
+struct mmio_frag {
+	gpa_t gpa;
+	u8 len;
+	bool is_write;
+	bool done;
+	u8 data[8];
+};
+#define MMIO_FRAGS 40
+
+struct mmio_state {
+	u16 n;		/* fragments recorded for this instruction */
+	u16 next;	/* replay position within this execution */
+	u16 sent;	/* writes already handed to user space */
+	struct mmio_frag frag[MMIO_FRAGS];
+};
+
+/**
+ * struct pio_state - a port access handed to user space
+ * @done: user space has answered; the instruction at @rip, run again, consumes it
+ * @count: elements of @size bytes in @data (string forms batch)
+ */
+struct pio_state {
+	bool active, done, in, string;
+	u8 size;
+	u16 port;
+	u32 count;
+	u64 rip;
+	u8 data[4096];
+};
+
+/**
+ * struct bounce - stand-in for a memory operand that has no single host page
+ *
+ * A native instruction whose operand crosses a page, is MMIO, ROM, dirty-logged, code, split-locked or
+ * watched works on @buf, aligned as the guest address is; cpu_mem_commit() writes it back.
+ */
+struct bounce {
+	u32 active;	/* tested by emitted code after a writing instruction */
+	u32 size;
+	u32 acc;
+	bool locked_pause; /* the other vCPUs are paused until commit */
+	gva_t la;
+	u8 *ptr;
+	u8 buf[64 + 64 + 64] __attribute__((aligned(64)));
+};
+
+/* ---- feature bits ----------------------------------------------------------------------------- */
+
+enum feature {
+#define CPUID_BIT(name, ...) FEAT_##name,
+#include "spec/cpuid.def"
+#undef CPUID_BIT
+	FEAT_COUNT
+};
+
+struct cpuid_entry { /* layout of kvm_cpuid_entry2 */
+	u32 function, index, flags, eax, ebx, ecx, edx, pad[3];
+};
+#define CPUID_ENTRIES_MAX 256
+
+/* ---- MSRs held by the processor ------------------------------------------------------------------ */
+
+enum msr_slot { /* index into vcpu.msr_val for rows of spec/msr.def with storage */
+#define MSR(name, ...) MSR_SLOT_##name,
+#include "spec/msr.def"
+#undef MSR
+	MSR_SLOT_COUNT
+};
+
+struct machine;
+
+/* ---- the processor state -------------------------------------------------------------------- */
+
+#define XSAVE_AREA 4096
+
+struct vcpu {
+	/* hot: touched by emitted code; keep within the first 512 bytes */
+	u64 gpr[16];
+	u64 rip;
+	u64 page_rip;	/* RIP of byte 0 of the page the running trace lies in */
+	u16 aflags;	/* SF ZF AF PF CF as LAHF leaves them in bits 15:8, OF in bit 0 */
+	u8 fp_live;	/* guest vector state is in host registers */
+	u8 fp_ok;	/* CR0.TS = EM = 0: x87/SSE may execute; recomputed by cpu_mode_update() */
+	_Atomic u32 request;
+	struct tlb_entry *dtlb; /* the current view */
+	u64 fs_base_copy, gs_base_copy; /* of seg[], for emitted code; kept by seg code */
+	u64 scratch[8];	/* for emitted code */
+	u64 icount;	/* instructions retired before the running trace */
+	struct bounce bounce;
+
+	/* architectural */
+	u64 rflags;	/* all but FLAGS_ARITH; use cpu_rflags() */
+	u64 cr0, cr2, cr3, cr4, cr8, xcr0, xss, efer, apic_base;
+	u64 dr[4], dr6, dr7;
+	struct segment seg[SEG_NUM];
+	struct dtable gdtr, idtr;
+	u8 cpl;
+	u8 csz;		/* code size in bytes: 2, 4, 8 */
+	u8 ssz;		/* stack address size in bytes: 2, 4, 8 */
+	u64 pdpte[4];	/* PAE paging registers */
+	u64 tsc_offset;
+	u64 msr_val[MSR_SLOT_COUNT];
+	bool smm, smm_inside_nmi_mask;
+	u32 smbase;
+	u32 pkru;
+
+	/* events and blocking */
+	u8 shadow;	/* SHADOW_STI | SHADOW_MOV_SS */
+	bool nmi_pending, nmi_masked, smi_pending;
+	u8 nmi_count;	/* a second latched NMI */
+	struct event exc;	/* raised by the current instruction */
+	struct event inj;	/* event whose delivery was interrupted: deliver before anything else */
+	struct event pending;	/* exception user space queued as pending (not yet injected) */
+	u64 pending_db;		/* DR6 bits of traps to report at the next boundary */
+	u64 deliver_start;	/* crystal time at which the current windowless interval began; 0 = none */
+
+	/* memory machinery */
+	struct tlb *tlb;
+	struct tlb_entry (*l1)[TLB_ENTRIES]; /* [VIEW_NUM] */
+	struct rcache *rc;
+	struct native *native;
+	struct mmio_state mmio;
+	struct pio_state pio;
+	gpa_t fault_gpa;
+	u64 code_inval[64];	/* REQ_CODE queue: guest-physical pages; protected by code_inval_lock */
+	u32 code_inval_n;
+	_Atomic u32 code_inval_lock;
+
+	/* where we are */
+	struct machine *vm;
+	u32 index;	/* dense, 0 .. nvcpus-1 */
+	u32 id;		/* APIC id as user space named it */
+	const struct insn *cur;	/* record that raised or stopped; valid when cpu_run leaves a trace */
+	u64 insn_rip;	/* RIP of the instruction that raised or stopped */
+	enum cpu_stop stop;
+	_Atomic u32 mode;	/* enum vcpu_mode */
+	_Atomic u32 kicked;	/* futex word for HLT and pause */
+	u64 mode_key;	/* (epoch << 16) | mode bits; compared by the jump cache */
+	u64 epoch;	/* bumped to forget every jump-cache entry */
+
+	/* stops and debugging */
+	struct { u32 index; u8 reason; u8 error; bool done; u64 data, rip; } msr;
+	struct { u32 suberror; u32 ndata; u64 data[16]; } internal;
+	struct { u32 exception; u64 pc, dr6, dr7; } debug_exit;
+	u32 guest_debug;	/* KVM_GUESTDBG_* control as set by user space */
+	u64 guest_dr[4], guest_debug_dr7;
+	u64 hypercall[6];
+
+	/* CPUID as user space set it, and what it implies */
+	struct cpuid_entry cpuid[CPUID_ENTRIES_MAX];
+	u32 ncpuid;
+	u64 features[(FEAT_COUNT + 63) / 64];
+	u64 xfeatures;		/* XCR0 bits the guest may ever enable */
+	u8 maxphyaddr;
+	bool vendor_amd;
+	u64 cr4_rsvd;		/* bits a MOV to CR4 must leave clear */
+
+	/* MONITOR/MWAIT */
+	gpa_t monitor_gpa;
+	bool monitor_armed;
+
+	u8 *xsave;	/* XSAVE_AREA bytes, 64-aligned, standard format; valid when !fp_live */
+	void *owner;	/* struct kvm_vcpu */
+};
+
+#define SHADOW_STI 1
+#define SHADOW_MOV_SS 2
+
+enum vcpu_mode { VCPU_OUTSIDE, VCPU_IN_GUEST, VCPU_PAUSED };
+
+/**
+ * struct cpu_bus - what the processor asks of its surroundings; filled by src/kvm and src/irq
+ *
+ * Called on the vCPU thread inside cpu_run(); compiled -mgeneral-regs-only, must not block for long.
+ * mmio and pio return 0 when a chip or an ioeventfd took the access, -EOPNOTSUPP when user space must.
+ * rdmsr and wrmsr serve what spec/msr.def leaves to the surroundings: 0 done, -EINVAL #GP(0),
+ * -EREMOTE ask user space (vcpu.msr.reason filled).
+ */
+struct cpu_bus {
+	int (*mmio_read)(struct vcpu *v, gpa_t gpa, unsigned int len, void *data);
+	int (*mmio_write)(struct vcpu *v, gpa_t gpa, unsigned int len, const void *data);
+	int (*pio_read)(struct vcpu *v, u16 port, unsigned int size, void *data);
+	int (*pio_write)(struct vcpu *v, u16 port, unsigned int size, const void *data);
+	/* highest deliverable vector, or -1; does not acknowledge */
+	int (*intr_pending)(struct vcpu *v);
+	/* acknowledge and return the vector, or -1 */
+	int (*intr_ack)(struct vcpu *v);
+	/* user space waits for an interrupt window */
+	bool (*intr_window_wanted)(struct vcpu *v);
+	u64 (*read_cr8)(struct vcpu *v);
+	/* returns true to stop with KVM_EXIT_SET_TPR semantics (no in-kernel APIC) */
+	bool (*write_cr8)(struct vcpu *v, u64 cr8);
+	int (*rdmsr)(struct vcpu *v, u32 index, u64 *val);
+	int (*wrmsr)(struct vcpu *v, u32 index, u64 val);
+	/* may the guest access this MSR at all? false = filtered (msr filter); asked first */
+	bool (*msr_allowed)(struct vcpu *v, u32 index, bool write);
+	/* VMCALL/VMMCALL: value for RAX in *ret and 0, or -EREMOTE to stop with CPU_STOP_HYPERCALL */
+	int (*hypercall)(struct vcpu *v, u64 *ret);
+	/* APIC_BASE written; 0 or -EINVAL */
+	int (*set_apic_base)(struct vcpu *v, u64 val, bool host);
+	/* guest TSC now, in guest TSC ticks, before tsc_offset */
+	u64 (*tsc)(struct vcpu *v);
+	/* crystal clock now, in crystal ticks */
+	u64 (*crystal)(struct vcpu *v);
+	/* the processor left a delivery round without a window; true = stop with CPU_STOP_NOTIFY */
+	bool (*no_window)(struct vcpu *v, u32 rounds);
+	void (*eoi_broadcast)(struct vcpu *v, u8 vector);
+	/* INVD/WBINVD, PAUSE loops, statistics: may be NULL */
+	void (*pause_hint)(struct vcpu *v);
+};
+
+/**
+ * struct machine - what the vCPUs of one VM share, below the KVM API
+ */
+struct machine {
+	struct mem mem;
+	struct vcpu *vcpu[VCPU_MAX];
+	_Atomic u32 nvcpus;
+	const struct cpu_bus *bus;
+	_Atomic u32 pause_lock;	/* 0 free, else owner tid */
+	_Atomic u32 pause_seq;	/* futex: bumped at resume */
+	_Atomic u32 ack_seq;	/* futex: bumped when a vCPU leaves guest mode */
+	u64 quirks_disabled;	/* KVM_CAP_DISABLE_QUIRKS2 mask */
+	void *owner;		/* struct kvm_vm */
+};
+
+/* ---- life cycle ----------------------------------------------------------------------------- */
+
+int machine_init(struct machine *m, const struct cpu_bus *bus, void *owner);
+void machine_destroy(struct machine *m);
+/* Allocate a vCPU in the RESET state; NULL and errno on failure. Everything KVM_RUN needs is made here. */
+struct vcpu *vcpu_create(struct machine *m, u32 id);
+void vcpu_destroy(struct vcpu *v);
+/* Architectural reset (init = INIT, keeps what INIT keeps). [SDM3A "Processor State After Reset"] */
+void vcpu_reset(struct vcpu *v, bool init);
+
+/**
+ * cpu_run() - run guest instructions on the calling thread
+ *
+ * Return: why it stopped; details in the struct vcpu. Never returns CPU_RUN.
+ */
+enum cpu_stop cpu_run(struct vcpu *v);
+
+/* Set request bits and, when the vCPU may be waiting, wake it. Any thread; async-signal-safe. */
+void vcpu_request(struct vcpu *v, u32 bits);
+
+/* ---- pausing: the one primitive (design rule 5) --------------------------------------------- */
+
+/*
+ * vm_pause(): returns when no other vCPU of m executes guest code or touches guest memory; they
+ * wait in the request check. self = the calling vCPU or NULL. A waiting requester counts as paused,
+ * so two requesters never deadlock. vm_resume(): post_request bits are set on every other vCPU first.
+ * cpu_pause_point(): called by cpu_run() for REQ_PAUSE, and by KVM_RUN entry.
+ */
+void vm_pause(struct machine *m, struct vcpu *self);
+void vm_resume(struct machine *m, struct vcpu *self, u32 post_request);
+void cpu_enter_guest(struct vcpu *v);
+void cpu_leave_guest(struct vcpu *v);
+void cpu_pause_point(struct vcpu *v);
+
+/* ---- flags ---------------------------------------------------------------------------------- */
+
+static inline u64 cpu_rflags(const struct vcpu *v)
+{
+	return v->rflags | ((v->aflags >> 8) & (FLAGS_ARITH & 0xff)) | ((u64)(v->aflags & 1) << 11);
+}
+
+/* Store all bits; FLAG_FIXED is forced. Mode side effects are the caller's (cpu_mode_update()). */
+static inline void cpu_set_rflags(struct vcpu *v, u64 f)
+{
+	v->rflags = (f & ~(u64)FLAGS_ARITH) | FLAG_FIXED;
+	v->aflags = (u16)(((f & 0xd5) << 8) | ((f >> 11) & 1));
+}
+
+static inline bool cpu_has(const struct vcpu *v, enum feature f)
+{
+	return v->features[f / 64] >> (f % 64) & 1;
+}
+
+static inline bool cpu_long_mode(const struct vcpu *v) { return v->efer & EFER_LMA; }
+static inline bool cpu_code64(const struct vcpu *v) { return v->csz == 8; }
+static inline bool cpu_prot(const struct vcpu *v) { return v->cr0 & CR0_PE; }
+static inline bool cpu_v86(const struct vcpu *v) { return v->rflags & FLAG_VM; }
+
+/* Derive cpl-dependent and mode-dependent fields (csz, ssz, fp_ok, dtlb view, mode_key) after any
+ * change to CR0, CR4, EFER, RFLAGS.{VM,AC}, CS, SS or cpl. */
+void cpu_mode_update(struct vcpu *v);
+
+/* ---- exceptions (exc.c) ---------------------------------------------------------------------- */
+
+/* Record a fault of the current instruction; always returns OP_EXC. */
+int cpu_raise(struct vcpu *v, u8 vector);			/* no error code */
+int cpu_raise_err(struct vcpu *v, u8 vector, u32 error);
+int cpu_raise_pf(struct vcpu *v, gva_t la, u32 error);
+/* #DB with DR6 bits; fault = instruction breakpoint or general detect, else trap at the boundary */
+int cpu_raise_db(struct vcpu *v, u64 dr6_bits);
+#define RAISE_GP0(v) cpu_raise_err((v), EXC_GP, 0)
+#define RAISE_UD(v) cpu_raise((v), EXC_UD)
+
+/**
+ * cpu_deliver() - deliver v->inj through IDT or IVT, with every nested fault until one handler
+ * starts, shutdown, or a stop
+ *
+ * v->rip is the return address. Looks at v->request each round (design rule 3): on a stop nothing is
+ * committed and v->inj stays valid. Benign loops are counted and reported through bus->no_window.
+ *
+ * Return: OP_JUMP the handler's first instruction is next; OP_STOP v->stop says why.
+ */
+int cpu_deliver(struct vcpu *v);
+
+/* ---- memory (access.c, mmu.c) ------------------------------------------------------------------ */
+
+/*
+ * All return 0 or OP_EXC / OP_STOP, which the handler returns unchanged. Segment forms check limit,
+ * type and canonicality for seg:off and raise #SS/#GP; then alignment (#AC), paging and MMIO.
+ * Reads before writes: a handler must have finished every access that can fail before it changes state.
+ */
+int cpu_read(struct vcpu *v, enum seg seg, u64 off, void *dst, unsigned int size);
+int cpu_write(struct vcpu *v, enum seg seg, u64 off, const void *src, unsigned int size);
+/* Would a write of size bytes succeed? Leaves nothing changed but A/D bits. */
+int cpu_probe_write(struct vcpu *v, enum seg seg, u64 off, unsigned int size);
+/* Linear-address forms; acc = ACC_* */
+int lin_read(struct vcpu *v, gva_t la, void *dst, unsigned int size, u32 acc);
+int lin_write(struct vcpu *v, gva_t la, const void *src, unsigned int size, u32 acc);
+int lin_probe(struct vcpu *v, gva_t la, unsigned int size, u32 acc);
+/* Segment check only: linear address out. acc = ACC_R/ACC_W/ACC_RW */
+int seg_linear(struct vcpu *v, enum seg seg, u64 off, unsigned int size, u32 acc, gva_t *la);
+
+/* Effective address (offset within the segment, address-size wrapped) of a record's memory operand */
+u64 cpu_ea(const struct vcpu *v, const struct insn *i);
+/* Read/write a record's ModRM memory operand */
+static inline int cpu_read_mem(struct vcpu *v, const struct insn *i, void *dst, unsigned int size)
+{
+	return cpu_read(v, insn_seg(i), cpu_ea(v, i), dst, size);
+}
+static inline int cpu_write_mem(struct vcpu *v, const struct insn *i, const void *src, unsigned int size)
+{
+	return cpu_write(v, insn_seg(i), cpu_ea(v, i), src, size);
+}
+
+/**
+ * cpu_mem_begin() - host pointer for a native instruction's memory operand
+ * @v: the vCPU
+ * @i: the record: segment and effective address are computed from it
+ * @size: bytes, 1 .. 64
+ * @acc: ACC_R, ACC_W, ACC_RW, with ACC_LOCK for locked forms
+ * @off: added to the effective address before the address-size wrap is irrelevant (BT with register
+ *	operand); normally 0
+ *
+ * The pointer is guest RAM itself, or v->bounce with active != 0 when cpu_mem_commit() must follow
+ * a write. The low 12 bits of the pointer equal those of the linear address modulo 64, so the host
+ * checks alignment as the guest would.
+ *
+ * Return: pointer, or NULL with v->scratch[7] = OP_EXC or OP_STOP.
+ */
+void *cpu_mem_begin(struct vcpu *v, const struct insn *i, unsigned int size, u32 acc, s64 off);
+/* Write the bounce buffer back. Everything that can fail failed in cpu_mem_begin(). Returns OP_NEXT,
+ * or OP_END when the store hit the running code or queued MMIO. */
+int cpu_mem_commit(struct vcpu *v);
+/* Same, for a linear address already computed */
+void *lin_mem_begin(struct vcpu *v, gva_t la, unsigned int size, u32 acc);
+
+/* A fast host pointer for up to *len bytes at la (string operations): RAM only, one page; NULL when
+ * the slow path must be used (never raises). */
+u8 *lin_fast(struct vcpu *v, gva_t la, unsigned int *len, u32 acc);
+
+/* Translate for instruction fetch: host pointer of the page and its gpa; 0 or OP_EXC/OP_STOP. */
+int mmu_fetch(struct vcpu *v, gva_t la, hva_t *host_page, gpa_t *gpa_page);
+/* KVM_TRANSLATE and debugging: no side effects, no exceptions. Returns false if not mapped. */
+bool mmu_translate(struct vcpu *v, gva_t la, u32 acc, gpa_t *gpa);
+
+int mmu_vcpu_init(struct vcpu *v);
+void mmu_vcpu_destroy(struct vcpu *v);
+void mmu_flush_all(struct vcpu *v);		/* everything incl. global */
+void mmu_flush_nonglobal(struct vcpu *v);	/* MOV CR3 without PCID */
+void mmu_flush_page(struct vcpu *v, gva_t la);	/* INVLPG */
+void mmu_flush_pcid(struct vcpu *v, u16 pcid);
+void mmu_cr3_loaded(struct vcpu *v, bool keep);	/* after v->cr3 changed */
+/* Load PDPTEs for PAE paging from v->cr3; 0 or OP_EXC (#GP) */
+int mmu_load_pdptes(struct vcpu *v);
+/* Which view dtlb points to; called by cpu_mode_update() */
+void mmu_select_view(struct vcpu *v);
+
+/* ---- decoded code (rcache.c) -------------------------------------------------------------------- */
+
+int rcache_init(struct vcpu *v);
+void rcache_destroy(struct vcpu *v);
+/* Page written by this vCPU at gpa..gpa+len: drop overlapping traces. True if any was dropped. */
+bool rcache_invalidate(struct vcpu *v, gpa_t gpa, unsigned int len);
+void rcache_flush(struct vcpu *v);
+/* Store to a page some vCPU has decoded (code_users != 0): invalidate here, notify the others. */
+bool code_written(struct vcpu *v, struct memslot *s, gpa_t gpa, unsigned int len);
+
+/* ---- vector state (fpu.c) ---------------------------------------------------------------------- */
+
+void cpu_fp_load(struct vcpu *v);	/* xsave area -> host registers; sets fp_live */
+void cpu_fp_spill(struct vcpu *v);	/* host registers -> xsave area if fp_live; clears it */
+
+/* ---- segments, modes (seg.c, task.c) ----------------------------------------------------------- */
+
+int seg_load(struct vcpu *v, enum seg seg, u16 sel);		/* MOV/POP to a data segment or SS */
+int cpu_task_switch(struct vcpu *v, u16 sel, int reason, bool has_err, u32 err);
+void seg_set_real(struct vcpu *v, enum seg seg, u16 sel);	/* real mode / v86 load */
+
+int cpu_set_cr0(struct vcpu *v, u64 val);	/* 0 or OP_EXC; guest semantics */
+int cpu_set_cr3(struct vcpu *v, u64 val);
+int cpu_set_cr4(struct vcpu *v, u64 val);
+int cpu_set_xcr0(struct vcpu *v, u64 val);
+bool cpu_cr0_valid(const struct vcpu *v, u64 val);
+bool cpu_cr4_valid(const struct vcpu *v, u64 val);
+
+/* ---- MSRs, CPUID (msr.c, cpuid.c) ---------------------------------------------------------------- */
+
+/* host = access by KVM_GET/SET_MSRS: relaxed rules. 0; -EINVAL #GP; -EREMOTE user space; -ENOENT unknown */
+int cpu_rdmsr(struct vcpu *v, u32 index, u64 *val, bool host);
+int cpu_wrmsr(struct vcpu *v, u32 index, u64 val, bool host);
+/* Fill entries with everything this host and engine can give (KVM_GET_SUPPORTED_CPUID); count out. */
+u32 cpuid_supported(struct cpuid_entry *e, u32 max);
+/* Adopt v->cpuid[0..ncpuid): features, reserved bits, xfeatures. */
+void cpuid_adopt(struct vcpu *v);
+/* CPUID instruction */
+void cpuid_eval(struct vcpu *v, u32 leaf, u32 sub, u32 out[4]);

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The renamer and the stubs it makes: guest compute instructions executed by the host CPU.
+ *
+ * A stub is the guest's own instruction with its registers renamed and its memory operand replaced by
+ * a checked host address, between loads and stores of exactly the registers and flags it names.
+ * Stubs are interned per vCPU by their bytes and live in a pool with two views: one writable,
+ * one executable.
+ *
+ * Calling contract of every record's fn (stub or glue):
+ *   in:   rdi = struct vcpu *, rsi = const struct insn *; both preserved until the end
+ *   free: rax rcx rdx r8-r11 and host flags; DF = 0, AC = TF = NT = 0; the rest is callee-saved
+ *   end:  retired: add rsi, sizeof(struct insn); jmp [rsi]
+ *         else:    v->cur = rsi; eax = enum op_result; ret
+ * FLAGS_ARITH live in vcpu.aflags, general registers in vcpu.gpr. Vector state is in the host's own
+ * registers while vcpu.fp_live; a vector stub tests fp_live first and calls cpu_fp_need().
+ */
+#pragma once
+#include "cpu/cpu.h"
+
+int native_init(struct vcpu *v);	/* 0 or -errno */
+void native_destroy(struct vcpu *v);
+
+/**
+ * native_bind() - choose the entry for a decoded record
+ * @v: pool owner
+ * @d: decoded instruction; d->rec.op != NULL means a C handler (glue), NULL a native stub
+ * @rec: the record being built; rec->fn is set
+ *
+ * Return: 0, or -ENOSPC: the pool is full; the caller flushes the record cache, calls
+ * native_reset() and starts over.
+ */
+int native_bind(struct vcpu *v, const struct decode *d, struct insn *rec);
+void native_reset(struct vcpu *v);
+
+/* Entry of the record that ends every trace: eax = OP_NEXT, v->cur = that record, ret. */
+const void *native_trace_end(struct vcpu *v);
+
+/* Run from rec until a record leaves the trace; v->cur is the record that did. */
+int native_run(struct vcpu *v, const struct insn *rec);
+
+/* #UD/#NM/#MF checks and cpu_fp_load() for a vector record whose fp_live test failed.
+ * Returns OP_NEXT to go on, else OP_EXC. */
+int cpu_fp_need(struct vcpu *v, const struct insn *i);
+
+/**
+ * native_fault() - a host signal arrived; was it a guest instruction inside a stub?
+ * @sig: SIGFPE, SIGSEGV, SIGBUS, SIGILL
+ * @uctx: ucontext_t of the handler
+ *
+ * If the PC lies in v's pool, redirects it to the stub's failure exit with the right vcpu.exc (#DE, #MF,
+ * #XM, #GP, #AC, #UD) or vcpu.stop = CPU_STOP_EFAULT and returns true. Async-signal-safe.
+ */
+bool native_fault(struct vcpu *v, int sig, const void *siginfo, void *uctx);
+
+struct native_stats { u64 stubs, bytes, binds, flushes; };
+void native_get_stats(const struct vcpu *v, struct native_stats *s);
