@@ -490,6 +490,17 @@ static inline void cpu_set_rflags(struct vcpu *v, u64 f)
 	v->aflags = (u16)(((f & 0xd5) << 8) | ((f >> 11) & 1));
 }
 
+/* RIP of a record of the running trace, and of the instruction after it. */
+static inline u64 cpu_insn_rip(const struct vcpu *v, const struct insn *i)
+{
+	return v->page_rip + i->off;
+}
+
+static inline u64 cpu_next_rip(const struct vcpu *v, const struct insn *i)
+{
+	return v->page_rip + i->off + i->len;
+}
+
 static inline bool cpu_has(const struct vcpu *v, enum feature f)
 {
 	return v->features[f / 64] >> (f % 64) & 1;
