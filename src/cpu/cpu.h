@@ -7,6 +7,8 @@
  * reach it through struct cpu_bus and struct machine.
  */
 #pragma once
+#include <stdatomic.h>
+
 #include "base/types.h"
 #include "cpu/insn.h"
 #include "mem/mem.h"
@@ -360,6 +362,10 @@ struct vcpu {
 	struct { u32 index; u8 reason; u8 error; bool done; u64 data, rip; } msr;
 	struct { u32 suberror; u32 ndata; u64 data[16]; } internal;
 	struct { u32 exception; u64 pc, dr6, dr7; } debug_exit;
+	bool replay;	/* the instruction at replay_rip waits for PIO, MMIO or MSR completion */
+	u64 replay_rip;
+	u8 step_mask;	/* reasons to run one instruction at a time; kept by debug_update() */
+	struct insn step[2];	/* the instruction being stepped and its end record */
 	u32 guest_debug;	/* KVM_GUESTDBG_* control as set by user space */
 	u64 guest_dr[4], guest_debug_dr7;
 	u64 hypercall[6];
@@ -458,6 +464,16 @@ void vcpu_reset(struct vcpu *v, bool init);
  * Return: why it stopped; details in the struct vcpu. Never returns CPU_RUN.
  */
 enum cpu_stop cpu_run(struct vcpu *v);
+
+/**
+ * cpu_complete() - finish the instruction that stopped for PIO, MMIO, an MSR or a hypercall, and nothing more
+ *
+ * For immediate_exit: user space's answer takes effect without running the guest further. cpu_run()
+ * does the same by itself. Dropped when user space moved RIP meanwhile.
+ *
+ * Return: CPU_RUN, or why the completed instruction stopped again.
+ */
+enum cpu_stop cpu_complete(struct vcpu *v);
 
 /* Set request bits and, when the vCPU may be waiting, wake it. Any thread; async-signal-safe. */
 void vcpu_request(struct vcpu *v, u32 bits);
@@ -609,6 +625,21 @@ void mmu_cr3_loaded(struct vcpu *v, bool keep);	/* after v->cr3 changed */
 int mmu_load_pdptes(struct vcpu *v);
 /* Which view dtlb points to; called by cpu_mode_update() */
 void mmu_select_view(struct vcpu *v);
+
+/* Set this vCPU's bit in s->code_users for gpa's page; the first user withdraws everybody's write
+ * entries for it. Called before the page's bytes are read for decoding. */
+void code_page_mark(struct vcpu *v, struct memslot *s, gpa_t gpa);
+
+/* ---- debugging (debug.c) ---------------------------------------------------------------------- */
+
+enum step_reason { STEP_EXEC_BREAKPOINT = 1, STEP_GUEST_DEBUG = 2 };
+/* Recompute v->step_mask after a change of DR7, guest_debug or their addresses. */
+void debug_update(struct vcpu *v);
+/* Before the instruction at v->rip: instruction breakpoints. OP_NEXT, OP_EXC (#DB fault) or OP_STOP. */
+int debug_check_exec(struct vcpu *v);
+/* After a retired instruction (again: a REP iteration): clear RF, turn TF into pending_db, stop for
+ * KVM_GUESTDBG_SINGLESTEP by setting v->stop. */
+void debug_after_insn(struct vcpu *v, bool again);
 
 /* ---- decoded code (rcache.c) -------------------------------------------------------------------- */
 

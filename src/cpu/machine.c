@@ -1,1 +1,74 @@
 /* SPDX-License-Identifier: MIT */
+#include "cpu/cpu.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "cpu/native.h"
+
+int machine_init(struct machine *m, const struct cpu_bus *bus, void *owner)
+{
+	memset(m, 0, sizeof(*m));
+	m->bus = bus;
+	m->owner = owner;
+	return mem_init(&m->mem);
+}
+
+void machine_destroy(struct machine *m)
+{
+	mem_destroy(&m->mem);
+}
+
+static size_t vcpu_bytes(void)
+{
+	size_t state = (sizeof(struct vcpu) + 63) & ~63ull;
+
+	return (state + XSAVE_AREA + PAGE_SIZE - 1) & PAGE_MASK;
+}
+
+struct vcpu *vcpu_create(struct machine *m, u32 id)
+{
+	struct vcpu *v;
+	int err;
+
+	if (m->nvcpus >= VCPU_MAX) {
+		errno = EINVAL;
+		return NULL;
+	}
+	v = mmap(NULL, vcpu_bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (v == MAP_FAILED)
+		return NULL;
+	v->xsave = (u8 *)v + vcpu_bytes() - XSAVE_AREA;
+	v->vm = m;
+	v->id = id;
+	v->index = m->nvcpus;
+	err = mmu_vcpu_init(v);
+	if (!err)
+		err = native_init(v);
+	if (!err)
+		err = rcache_init(v);
+	if (err) {
+		vcpu_destroy(v);
+		errno = -err;
+		return NULL;
+	}
+	vcpu_reset(v, false);
+	m->vcpu[v->index] = v;
+	m->nvcpus++;
+	return v;
+}
+
+void vcpu_destroy(struct vcpu *v)
+{
+	struct machine *m = v->vm;
+
+	if (v->rc)
+		rcache_flush(v);
+	if (m->vcpu[v->index] == v)
+		m->vcpu[v->index] = NULL;
+	rcache_destroy(v);
+	native_destroy(v);
+	mmu_vcpu_destroy(v);
+	munmap(v, vcpu_bytes());
+}

@@ -1,1 +1,610 @@
 /* SPDX-License-Identifier: MIT */
+#include "cpu/rcache.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/base.h"
+#include "cpu/native.h"
+
+static struct trace *trace_at(struct rcache *rc, u32 ref)
+{
+	return ref ? (struct trace *)(rc->arena + (size_t)ref * 8) : NULL;
+}
+
+static u32 trace_ref(const struct rcache *rc, const struct trace *t)
+{
+	return (u32)(((const u8 *)t - rc->arena) / 8);
+}
+
+static u8 *trace_src(struct trace *t)
+{
+	return (u8 *)&t->rec[t->n + 1];
+}
+
+static u32 hash_trace(gpa_t gpa, u16 key)
+{
+	u64 h = (gpa ^ ((u64)key << 40)) * 0x9e3779b97f4a7c15ull;
+
+	return (u32)(h >> 40) & (RCACHE_HASH - 1);
+}
+
+static u32 hash_page(gpa_t gpa)
+{
+	return (u32)((gpa >> PAGE_SHIFT) * 0x9e3779b1u >> 8) & (RCACHE_PAGE_HASH - 1);
+}
+
+int rcache_init(struct vcpu *v)
+{
+	struct rcache *rc = mmap(NULL, sizeof(*rc), PROT_READ | PROT_WRITE,
+				 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (rc == MAP_FAILED)
+		return -ENOMEM;
+	rc->used = 64; /* reference 0 means none */
+	v->rc = rc;
+	return 0;
+}
+
+void rcache_destroy(struct vcpu *v)
+{
+	if (v->rc)
+		munmap(v->rc, sizeof(*v->rc));
+	v->rc = NULL;
+}
+
+/* ---- code pages ------------------------------------------------------------------------------ */
+
+static struct code_page *page_lookup(struct rcache *rc, gpa_t page)
+{
+	u32 n = rc->page_hash[hash_page(page)];
+
+	while (n && rc->page[n - 1].gpa != page)
+		n = rc->page[n - 1].hash_next;
+	return n ? &rc->page[n - 1] : NULL;
+}
+
+static struct code_page *page_get(struct rcache *rc, gpa_t page)
+{
+	struct code_page *p = page_lookup(rc, page);
+	u32 n;
+
+	if (p)
+		return p;
+	if (rc->free_page) {
+		n = rc->free_page;
+		rc->free_page = rc->page[n - 1].hash_next;
+	} else if (rc->npages < RCACHE_PAGES) {
+		n = ++rc->npages;
+	} else {
+		return NULL;
+	}
+	p = &rc->page[n - 1];
+	p->gpa = page;
+	p->granules = 0;
+	p->traces = 0;
+	p->hash_next = rc->page_hash[hash_page(page)];
+	rc->page_hash[hash_page(page)] = n;
+	return p;
+}
+
+/* The page holds no decoded code of this vCPU any more: writes to it may be fast again. */
+static void page_unmark(struct vcpu *v, gpa_t page)
+{
+	struct memslot *s = mem_slot_find(&v->vm->mem, v->smm, page);
+
+	if (s && s->code_users)
+		__atomic_fetch_and(&s->code_users[(page - s->gpa) >> PAGE_SHIFT], ~BIT(v->index),
+				   __ATOMIC_SEQ_CST);
+}
+
+static void page_release(struct vcpu *v, struct code_page *p)
+{
+	struct rcache *rc = v->rc;
+	u32 n = (u32)(p - rc->page) + 1;
+	u32 *link = &rc->page_hash[hash_page(p->gpa)];
+
+	while (*link != n)
+		link = &rc->page[*link - 1].hash_next;
+	*link = p->hash_next;
+	p->hash_next = rc->free_page;
+	rc->free_page = n;
+	page_unmark(v, p->gpa);
+	p->gpa = ~0ull;
+}
+
+static void hash_unlink(struct rcache *rc, struct trace *t)
+{
+	u32 ref = trace_ref(rc, t);
+	u32 *link = &rc->hash[hash_trace(t->gpa, t->key)];
+
+	while (*link && *link != ref)
+		link = &trace_at(rc, *link)->hash_next;
+	if (*link)
+		*link = t->hash_next;
+}
+
+static u64 granule_mask(unsigned int off, unsigned int len)
+{
+	unsigned int first = off / 64;
+	unsigned int last = (off + len - 1) / 64;
+
+	if (last > 63)
+		last = 63;
+	return (~0ull << first) & (~0ull >> (63 - last));
+}
+
+/* Bytes of page `page` that trace t covers: [*off, *off + *len). */
+static void trace_extent(const struct trace *t, gpa_t page, unsigned int *off, unsigned int *len)
+{
+	unsigned int start = (unsigned int)(t->gpa & ~PAGE_MASK);
+	unsigned int in_first = t->nbytes;
+
+	if (start + in_first > PAGE_SIZE)
+		in_first = PAGE_SIZE - start;
+	if ((t->gpa & PAGE_MASK) == page) {
+		*off = start;
+		*len = in_first;
+	} else {
+		*off = 0;
+		*len = t->nbytes - in_first;
+	}
+}
+
+/* A trace whose last instruction crosses into a second page is on the lists of both. */
+static u32 *next_on_page(struct trace *t, gpa_t page)
+{
+	return (t->gpa & PAGE_MASK) == page ? &t->page_next : &t->page_next2;
+}
+
+static bool page_drop(struct vcpu *v, struct code_page *p, unsigned int off, unsigned int len)
+{
+	struct rcache *rc = v->rc;
+	u32 *link = &p->traces;
+	u64 granules = 0;
+	bool hit = false;
+
+	while (*link) {
+		struct trace *t = trace_at(rc, *link);
+		unsigned int o, l;
+
+		trace_extent(t, p->gpa, &o, &l);
+		if (t->dead || (o < off + len && off < o + l)) {
+			if (!t->dead) {
+				hash_unlink(rc, t);
+				t->dead = true;
+				rc->stat_drops++;
+				hit = true;
+			}
+			*link = *next_on_page(t, p->gpa);
+			continue;
+		}
+		granules |= granule_mask(o, l);
+		link = next_on_page(t, p->gpa);
+	}
+	p->granules = granules;
+	if (!p->traces)
+		page_release(v, p);
+	return hit;
+}
+
+bool rcache_invalidate(struct vcpu *v, gpa_t gpa, unsigned int len)
+{
+	bool hit = false;
+
+	while (len) {
+		gpa_t page = gpa & PAGE_MASK;
+		unsigned int off = (unsigned int)(gpa & ~PAGE_MASK);
+		unsigned int n = len < PAGE_SIZE - off ? len : PAGE_SIZE - off;
+		struct code_page *p = page_lookup(v->rc, page);
+
+		if (p && (p->granules & granule_mask(off, n)))
+			hit |= page_drop(v, p, off, n);
+		gpa += n;
+		len -= n;
+	}
+	if (hit)
+		vcpu_reverify(v);
+	return hit;
+}
+
+void rcache_flush(struct vcpu *v)
+{
+	struct rcache *rc = v->rc;
+
+	for (u32 i = 0; i < rc->npages; i++) {
+		if (rc->page[i].gpa != ~0ull)
+			page_unmark(v, rc->page[i].gpa);
+	}
+	memset(rc->hash, 0, sizeof(rc->hash));
+	memset(rc->page_hash, 0, sizeof(rc->page_hash));
+	rc->npages = 0;
+	rc->free_page = 0;
+	rc->used = 64;
+	rc->stat_flushes++;
+	native_reset(v);
+	vcpu_reverify(v);
+}
+
+/* ---- writes seen by this vCPU, told to the others ------------------------------------------------ */
+
+static void queue_inval(struct vcpu *to, gpa_t page)
+{
+	lock_take(&to->code_inval_lock);
+	if (to->code_inval_n < ARRAY_SIZE(to->code_inval))
+		to->code_inval[to->code_inval_n++] = page;
+	else
+		to->code_inval_n = ARRAY_SIZE(to->code_inval) + 1; /* overflow: forget everything */
+	lock_drop(&to->code_inval_lock);
+	vcpu_request(to, REQ_CODE);
+}
+
+bool code_written(struct vcpu *v, struct memslot *s, gpa_t gpa, unsigned int len)
+{
+	u64 users = s->code_users[(gpa - s->gpa) >> PAGE_SHIFT];
+
+	for (u64 others = users & ~BIT(v->index); others; others &= others - 1) {
+		struct vcpu *o = v->vm->vcpu[__builtin_ctzll(others)];
+
+		if (o)
+			queue_inval(o, gpa & PAGE_MASK);
+	}
+	if (!(users & BIT(v->index)))
+		return false;
+	if (!page_lookup(v->rc, gpa & PAGE_MASK)) {
+		page_unmark(v, gpa & PAGE_MASK);
+		return false;
+	}
+	return rcache_invalidate(v, gpa, len);
+}
+
+void rcache_drain(struct vcpu *v)
+{
+	u64 pages[ARRAY_SIZE(v->code_inval)];
+	u32 n;
+
+	lock_take(&v->code_inval_lock);
+	n = v->code_inval_n;
+	v->code_inval_n = 0;
+	if (n <= ARRAY_SIZE(pages))
+		memcpy(pages, v->code_inval, n * sizeof(pages[0]));
+	lock_drop(&v->code_inval_lock);
+	if (n > ARRAY_SIZE(pages)) {
+		rcache_flush(v);
+		return;
+	}
+	/* The queue names pages, not bytes: compare them again instead of dropping blindly. */
+	if (n)
+		vcpu_reverify(v);
+}
+
+/* ---- building a trace ------------------------------------------------------------------------- */
+
+/* Longer than 15 bytes. [SDM2A "Instruction Format"] */
+static int op_too_long(struct vcpu *v, const struct insn *i)
+{
+	return RAISE_GP0(v);
+}
+
+/* Nothing useful to decode behind a control transfer. */
+static bool insn_ends_trace(const struct insn *i)
+{
+	return i->op != NULL;
+}
+
+struct build {
+	u64 lin;
+	hva_t host;	/* of the first page */
+	gpa_t page;
+	gpa_t page2;
+	unsigned int off;
+	unsigned int avail;	/* bytes of src valid */
+	unsigned int limit;	/* bytes the code segment limit leaves */
+	u8 src[RCACHE_TRACE_MAX * 15 + 16];
+};
+
+static int copy_code(struct vcpu *v, void *dst, const void *src, size_t len, gpa_t gpa)
+{
+	if (!mem_copy_guarded(dst, src, len))
+		return OP_NEXT;
+	v->stop = CPU_STOP_EFAULT;
+	v->fault_gpa = gpa;
+	return OP_STOP;
+}
+
+/* The first instruction runs over the page's end: fetch its tail. */
+static int fetch_tail(struct vcpu *v, struct build *b)
+{
+	unsigned int have = PAGE_SIZE - b->off;
+	hva_t host2;
+	struct memslot *s;
+	int res = mmu_fetch(v, (b->lin | ~PAGE_MASK) + 1, &host2, &b->page2);
+
+	if (res)
+		return res;
+	s = mem_slot_find(&v->vm->mem, v->smm, b->page2);
+	if (s)
+		code_page_mark(v, s, b->page2);
+	res = copy_code(v, b->src + have, host2, 15, b->page2);
+	b->avail = have + 15 < b->limit ? have + 15 : b->limit;
+	return res;
+}
+
+static int fetch_bytes(struct vcpu *v, struct build *b)
+{
+	struct memslot *s;
+	gpa_t gpa;
+	int res = mmu_fetch(v, b->lin, &b->host, &gpa);
+
+	if (res)
+		return res;
+	b->page = gpa & PAGE_MASK;
+	b->page2 = ~0ull;
+	b->off = (unsigned int)(b->lin & ~PAGE_MASK);
+	b->avail = PAGE_SIZE - b->off;
+	if (b->avail > RCACHE_TRACE_MAX * 15)
+		b->avail = RCACHE_TRACE_MAX * 15;
+	if (b->avail > b->limit)
+		b->avail = b->limit;
+	s = mem_slot_find(&v->vm->mem, v->smm, b->page);
+	if (s)
+		code_page_mark(v, s, b->page);
+	return copy_code(v, b->src, b->host + b->off, b->avail, b->page);
+}
+
+static struct trace *trace_alloc(struct vcpu *v)
+{
+	struct rcache *rc = v->rc;
+	size_t need = sizeof(struct trace) + (RCACHE_TRACE_MAX + 1) * sizeof(struct insn) +
+		      RCACHE_TRACE_MAX * 15 + 16;
+
+	if (rc->used + need > RCACHE_ARENA || rc->npages >= RCACHE_PAGES - 1)
+		rcache_flush(v);
+	return (struct trace *)(rc->arena + rc->used);
+}
+
+/*
+ * Decode up to RCACHE_TRACE_MAX records into t. Return OP_NEXT, a fetch fault of the very first
+ * instruction, or -ENOSPC when the stub pool is full.
+ */
+static int decode_run(struct vcpu *v, struct build *b, struct trace *t)
+{
+	unsigned int pos = 0;
+	struct decode d;
+
+	t->n = 0;
+	while (t->n < RCACHE_TRACE_MAX && pos < b->avail && b->off + pos < PAGE_SIZE) {
+		struct insn *rec = &t->rec[t->n];
+		unsigned int left = b->avail - pos;
+		int err = insn_decode(v, b->src + pos, left < 15 ? left : 15, v->csz, &d);
+
+		if (err == -EAGAIN && t->n)
+			break;
+		if (err == -EAGAIN && b->avail >= b->limit)
+			return RAISE_GP0(v);
+		if (err == -EAGAIN && b->page2 == ~0ull) {
+			int res = fetch_tail(v, b);
+
+			if (res)
+				return res;
+			continue;
+		}
+		if (err) {
+			memset(&d, 0, sizeof(d));
+			d.rec.op = op_too_long;
+			d.rec.id = INSN_INVALID;
+			d.rec.len = d.len = 1;
+			d.rec.base = d.rec.index = GPR_NONE;
+		}
+		*rec = d.rec;
+		rec->off = (u16)(b->off + pos);
+		rec->seq = t->n;
+		err = native_bind(v, &d, rec);
+		if (err)
+			return err;
+		pos += rec->len;
+		t->n++;
+		if (insn_ends_trace(rec))
+			break;
+	}
+	t->nbytes = (u16)pos;
+	return OP_NEXT;
+}
+
+static void trace_finish(struct vcpu *v, struct build *b, struct trace *t)
+{
+	struct insn *end = &t->rec[t->n];
+
+	memset(end, 0, sizeof(*end));
+	end->fn = native_trace_end(v);
+	end->off = (u16)(b->off + t->nbytes);
+	end->seq = t->n;
+	t->gpa = b->page | b->off;
+	t->gpa2 = b->page2;
+	t->key = (u16)v->mode_key;
+	t->verified = v->epoch;
+	t->dead = false;
+	memcpy(trace_src(t), b->src, t->nbytes);
+}
+
+static void page_add(struct rcache *rc, struct trace *t, gpa_t page)
+{
+	struct code_page *p = page_get(rc, page);
+	unsigned int off, len;
+
+	if (!p)
+		return;
+	trace_extent(t, page, &off, &len);
+	p->granules |= granule_mask(off, len);
+	*next_on_page(t, page) = p->traces;
+	p->traces = trace_ref(rc, t);
+}
+
+static void trace_link(struct vcpu *v, struct trace *t)
+{
+	struct rcache *rc = v->rc;
+	u32 *head = &rc->hash[hash_trace(t->gpa, t->key)];
+	size_t size = sizeof(*t) + (t->n + 1u) * sizeof(struct insn) + t->nbytes;
+
+	rc->used += (u32)((size + 7) & ~7ull);
+	rc->stat_traces++;
+	rc->stat_insns += t->n;
+	t->hash_next = *head;
+	*head = trace_ref(rc, t);
+	page_add(rc, t, t->gpa & PAGE_MASK);
+	if (t->gpa2 != ~0ull)
+		page_add(rc, t, t->gpa2);
+}
+
+static int trace_build(struct vcpu *v, struct build *b, struct trace **out)
+{
+	struct trace *t;
+	int res;
+
+	cpu_fp_spill(v); /* Zydis uses vector registers */
+	for (int tries = 0; tries < 2; tries++) {
+		t = trace_alloc(v);
+		res = fetch_bytes(v, b);
+		if (res)
+			return res;
+		res = decode_run(v, b, t);
+		if (res != -ENOSPC)
+			break;
+		rcache_flush(v);
+	}
+	if (res == -ENOSPC) {
+		v->stop = CPU_STOP_INTERNAL;
+		return OP_STOP;
+	}
+	if (res)
+		return res;
+	trace_finish(v, b, t);
+	/* A run cut short by the segment limit is not what another segment would find here. */
+	if (b->limit > PAGE_SIZE + 16)
+		trace_link(v, t);
+	*out = t;
+	return OP_NEXT;
+}
+
+/* ---- finding a trace ---------------------------------------------------------------------------- */
+
+/* Are the bytes t was decoded from still there? host: first byte's host address. */
+static int trace_verify(struct vcpu *v, struct trace *t, const struct build *b, bool *same)
+{
+	u8 now[RCACHE_TRACE_MAX * 15 + 16];
+	unsigned int first = PAGE_SIZE - b->off < t->nbytes ? PAGE_SIZE - b->off : t->nbytes;
+	int res = copy_code(v, now, b->host + b->off, first, b->page);
+
+	if (res)
+		return res;
+	if (t->gpa2 != ~0ull) {
+		hva_t host2;
+		gpa_t page2;
+
+		res = mmu_fetch(v, (b->lin | ~PAGE_MASK) + 1, &host2, &page2);
+		if (!res)
+			res = copy_code(v, now + first, host2, t->nbytes - first, page2);
+		if (res)
+			return res;
+		if (page2 != t->gpa2) {
+			*same = false;
+			return OP_NEXT;
+		}
+	}
+	*same = !memcmp(now, trace_src(t), t->nbytes);
+	t->verified = v->epoch;
+	return OP_NEXT;
+}
+
+static struct trace *hash_find(struct vcpu *v, gpa_t gpa, u16 key)
+{
+	struct rcache *rc = v->rc;
+	struct trace *t = trace_at(rc, rc->hash[hash_trace(gpa, key)]);
+
+	while (t && (t->gpa != gpa || t->key != key))
+		t = trace_at(rc, t->hash_next);
+	return t;
+}
+
+static void trace_discard(struct vcpu *v, struct trace *t)
+{
+	hash_unlink(v->rc, t);
+	t->dead = true; /* page_drop() takes it off its page's list when that page is next touched */
+	v->rc->stat_drops++;
+}
+
+static int find_cached(struct vcpu *v, struct build *b, struct trace **out)
+{
+	gpa_t gpa;
+	struct trace *t;
+	bool same = true;
+	int res = mmu_fetch(v, b->lin, &b->host, &gpa);
+
+	*out = NULL;
+	if (res)
+		return res;
+	b->page = gpa & PAGE_MASK;
+	b->off = (unsigned int)(b->lin & ~PAGE_MASK);
+	t = hash_find(v, b->page | b->off, (u16)v->mode_key);
+	if (!t)
+		return OP_NEXT;
+	if (t->verified != v->epoch || t->gpa2 != ~0ull) {
+		res = trace_verify(v, t, b, &same);
+		if (res)
+			return res;
+		if (!same) {
+			trace_discard(v, t);
+			return OP_NEXT;
+		}
+	}
+	*out = t;
+	return OP_NEXT;
+}
+
+static void set_limit(struct vcpu *v, struct build *b)
+{
+	u64 left;
+
+	b->limit = PAGE_SIZE * 2;
+	if (v->csz == 8)
+		return;
+	left = (u64)v->seg[SEG_CS].limit - (u32)v->rip + 1;
+	if (left < b->limit)
+		b->limit = (unsigned int)left;
+}
+
+int rcache_find(struct vcpu *v, u64 lin, const struct insn **out)
+{
+	struct build b;
+	struct trace *t = NULL;
+	struct jentry *j;
+	int res;
+
+	b.lin = lin;
+	if (v->csz == 8) {
+		if ((u64)((s64)(lin << 16) >> 16) != lin)
+			return RAISE_GP0(v);
+	} else if ((u32)v->rip > v->seg[SEG_CS].limit) {
+		return RAISE_GP0(v);
+	}
+	set_limit(v, &b);
+	if (b.limit > PAGE_SIZE + 16) {
+		res = find_cached(v, &b, &t);
+		if (res)
+			return res;
+	}
+	if (!t) {
+		res = trace_build(v, &b, &t);
+		if (res)
+			return res;
+	}
+	*out = t->rec;
+	if (t->nbytes <= b.limit && b.limit > PAGE_SIZE + 16) {
+		j = jcache_slot(v->rc, lin);
+		j->lin = lin;
+		j->mode_key = v->mode_key;
+		j->rec = t->rec;
+	}
+	return OP_NEXT;
+}

@@ -1,1 +1,315 @@
 /* SPDX-License-Identifier: MIT */
+/*
+ * cpu_run(): the processor's main loop.
+ *
+ * Between two traces lies an instruction boundary. There, and only there, requests are served and
+ * events are taken, in the order of [SDM3A "Prioritization of Concurrent Events"]. Inside a trace the
+ * records call each other; nobody looks at anything.
+ */
+#include "cpu/cpu.h"
+#include "cpu/native.h"
+#include "cpu/rcache.h"
+
+/* ---- leaving a trace ------------------------------------------------------------------------ */
+
+/* v->cur left the trace with res: make v->rip and v->icount say where we are. */
+static void settle(struct vcpu *v, int res)
+{
+	const struct insn *i = v->cur;
+
+	v->insn_rip = cpu_insn_rip(v, i);
+	v->icount += i->seq;
+	switch (res) {
+	case OP_NEXT: /* the record that ends a trace: it is no instruction */
+		v->rip = v->insn_rip;
+		break;
+	case OP_JUMP:
+		v->icount++;
+		break;
+	case OP_END:
+		v->icount++;
+		v->rip = cpu_next_rip(v, i);
+		break;
+	default:
+		v->rip = v->insn_rip;
+		break;
+	}
+	if (v->csz != 8)
+		v->rip = (u32)v->rip;
+}
+
+/* ---- events at a boundary --------------------------------------------------------------------- */
+
+static bool serve_requests(struct vcpu *v)
+{
+	u32 req = atomic_load_explicit(&v->request, memory_order_acquire);
+
+	if (req & REQ_PAUSE)
+		cpu_pause_point(v);
+	if (req & REQ_TLB) {
+		atomic_fetch_and(&v->request, ~(u32)REQ_TLB);
+		mmu_flush_all(v);
+		vcpu_reverify(v);
+	}
+	if (req & REQ_FETCH) {
+		atomic_fetch_and(&v->request, ~(u32)REQ_FETCH);
+		vcpu_reverify(v);
+	}
+	if (req & REQ_CODE) {
+		atomic_fetch_and(&v->request, ~(u32)REQ_CODE);
+		rcache_drain(v);
+	}
+	if (req & ~(u32)(REQ_OWNER - 1)) {
+		v->stop = CPU_STOP_KICK;
+		return false;
+	}
+	return true;
+}
+
+static void queue_event(struct vcpu *v, u8 vector, u8 type)
+{
+	v->inj = (struct event){ .valid = true, .vector = vector, .type = type };
+}
+
+static bool take_nmi(struct vcpu *v)
+{
+	if (!v->nmi_pending || v->nmi_masked || v->shadow)
+		return false;
+	v->nmi_pending = v->nmi_count > 0;
+	v->nmi_count = 0;
+	v->nmi_masked = true;
+	queue_event(v, EXC_NMI, EVENT_NMI);
+	return true;
+}
+
+static bool take_interrupt(struct vcpu *v)
+{
+	const struct cpu_bus *bus = v->vm->bus;
+	int vector;
+
+	if (!(v->rflags & FLAG_IF) || v->shadow || bus->intr_pending(v) < 0)
+		return false;
+	vector = bus->intr_ack(v);
+	if (vector < 0)
+		return false;
+	queue_event(v, (u8)vector, EVENT_INTR);
+	return true;
+}
+
+/*
+ * Put the event to take at this boundary into v->inj. An event whose delivery was interrupted comes
+ * first, then traps of the instruction just retired, then exceptions user space made pending, then
+ * NMI, then interrupts.
+ */
+static bool choose_event(struct vcpu *v)
+{
+	if (v->inj.valid)
+		return true;
+	if (v->pending_db && !(v->shadow & SHADOW_MOV_SS)) {
+		v->inj = (struct event){ .valid = true, .vector = EXC_DB, .type = EVENT_HARD_EXC,
+					 .has_payload = true, .payload = v->pending_db };
+		v->pending_db = 0;
+		return true;
+	}
+	if (v->pending.valid) {
+		v->inj = v->pending;
+		v->pending.valid = false;
+		return true;
+	}
+	if (!(v->request & REQ_EVENT))
+		return false;
+	atomic_fetch_and(&v->request, ~(u32)REQ_EVENT);
+	if (take_nmi(v) || take_interrupt(v)) {
+		/* more may be waiting behind this one */
+		atomic_fetch_or(&v->request, REQ_EVENT);
+		return true;
+	}
+	/* Blocked by the shadow of one instruction only: look again right after it. */
+	if (v->shadow)
+		atomic_fetch_or(&v->request, REQ_EVENT);
+	return false;
+}
+
+static bool window_open(struct vcpu *v)
+{
+	const struct cpu_bus *bus = v->vm->bus;
+
+	return (v->rflags & FLAG_IF) && !v->shadow && !v->inj.valid && bus->intr_window_wanted &&
+	       bus->intr_window_wanted(v);
+}
+
+/* Everything that happens between two instructions. False: v->stop is set. */
+static bool boundary(struct vcpu *v)
+{
+	for (;;) {
+		if (!serve_requests(v))
+			return false;
+		if (!choose_event(v))
+			break;
+		if (v->inj.type == EVENT_INTR || v->inj.type == EVENT_NMI)
+			vcpu_reverify(v); /* a device may have written code before it interrupted */
+		if (cpu_deliver(v) == OP_STOP)
+			return false;
+		if (v->stop != CPU_RUN)
+			return false;
+	}
+	if (window_open(v)) {
+		v->stop = CPU_STOP_IRQ_WINDOW;
+		return false;
+	}
+	return true;
+}
+
+/* ---- one instruction at a time --------------------------------------------------------------- */
+
+/*
+ * Run exactly one instruction: a copy of its record followed by an end record, so that the shadow of
+ * STI or MOV SS, TF and breakpoints are looked at after it.
+ */
+static int run_single(struct vcpu *v, const struct insn *rec)
+{
+	struct insn *two = v->step;
+
+	two[0] = *rec;
+	two[0].seq = 0;
+	two[1] = (struct insn){ .fn = native_trace_end(v), .off = (u16)(rec->off + rec->len), .seq = 1 };
+	return native_run(v, two);
+}
+
+/* ---- the loop --------------------------------------------------------------------------------- */
+
+static inline bool must_step(const struct vcpu *v)
+{
+	return v->shadow || v->step_mask || (v->rflags & (FLAG_TF | FLAG_RF));
+}
+
+static int find(struct vcpu *v, const struct insn **rec)
+{
+	u64 lin = cpu_lin_rip(v);
+	const struct jentry *j = jcache_slot(v->rc, lin);
+
+	if (likely(j->lin == lin && j->mode_key == v->mode_key)) {
+		*rec = j->rec;
+		return OP_NEXT;
+	}
+	return rcache_find(v, lin, rec);
+}
+
+/* An exception of the instruction at v->rip, recorded in v->exc: deliver it at the boundary. */
+static void queue_exception(struct vcpu *v)
+{
+	v->inj = v->exc;
+	v->exc.valid = false;
+}
+
+/* The instruction waits for an answer from outside and is then run again. */
+static void stopped(struct vcpu *v, u8 shadow)
+{
+	v->shadow = shadow;
+	v->replay = v->stop == CPU_STOP_PIO || v->stop == CPU_STOP_MMIO || v->stop == CPU_STOP_RDMSR ||
+		    v->stop == CPU_STOP_WRMSR || v->stop == CPU_STOP_HYPERCALL;
+	v->replay_rip = v->rip;
+}
+
+/* again: the instruction was begun before and its breakpoints have been looked at. */
+static bool step(struct vcpu *v, bool again)
+{
+	const struct insn *rec;
+	u8 shadow = v->shadow;
+	int res = again ? OP_NEXT : debug_check_exec(v);
+
+	if (res == OP_NEXT)
+		res = find(v, &rec);
+	if (res != OP_NEXT) {
+		v->insn_rip = v->rip;
+		if (res == OP_EXC)
+			queue_exception(v);
+		return res == OP_EXC;
+	}
+	v->shadow = 0;
+	v->page_rip = v->rip - rec->off;
+	res = run_single(v, rec);
+	settle(v, res);
+	if (res == OP_STOP)
+		stopped(v, shadow);
+	else if (res == OP_EXC)
+		queue_exception(v);
+	else
+		debug_after_insn(v, res == OP_AGAIN);
+	return v->stop == CPU_RUN && res != OP_STOP;
+}
+
+/* Run traces until something must be looked at. False: v->stop is set. */
+static bool run_traces(struct vcpu *v)
+{
+	const struct insn *rec;
+	int res;
+
+	do {
+		u64 was_if = v->rflags & FLAG_IF;
+
+		res = find(v, &rec);
+		if (unlikely(res != OP_NEXT)) {
+			v->insn_rip = v->rip;
+			break;
+		}
+		v->page_rip = v->rip - rec->off;
+		res = native_run(v, rec);
+		settle(v, res);
+		if (unlikely((v->rflags & FLAG_IF) & ~was_if))
+			atomic_fetch_or(&v->request, REQ_EVENT);
+	} while (likely(res <= OP_JUMP && !v->request && !must_step(v)));
+	if (res == OP_EXC)
+		queue_exception(v);
+	else if (res == OP_STOP)
+		stopped(v, v->shadow);
+	return v->stop == CPU_RUN && res != OP_STOP;
+}
+
+/* The stopped instruction was not retired: nothing may be taken before it has finished. */
+static bool complete(struct vcpu *v)
+{
+	bool wanted = v->replay && v->rip == v->replay_rip;
+
+	v->replay = false;
+	if (!wanted)
+		v->pio.active = v->msr.done = false;
+	return wanted ? step(v, true) : true;
+}
+
+static void enter(struct vcpu *v)
+{
+	v->stop = CPU_RUN;
+	cpu_enter_guest(v);
+	vcpu_reverify(v); /* user space may have written code */
+}
+
+static enum cpu_stop leave(struct vcpu *v)
+{
+	cpu_fp_spill(v);
+	cpu_leave_guest(v);
+	return v->stop;
+}
+
+enum cpu_stop cpu_complete(struct vcpu *v)
+{
+	if (!v->replay)
+		return CPU_RUN;
+	enter(v);
+	complete(v);
+	return leave(v);
+}
+
+enum cpu_stop cpu_run(struct vcpu *v)
+{
+	bool go;
+
+	enter(v);
+	atomic_fetch_or(&v->request, REQ_EVENT);
+	go = complete(v);
+	while (go && boundary(v))
+		go = must_step(v) ? step(v, false) : run_traces(v);
+	if (v->stop == CPU_RUN)
+		v->stop = CPU_STOP_INTERNAL;
+	return leave(v);
+}

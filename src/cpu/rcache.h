@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The record cache: decoded traces of one vCPU, found by linear address (jump cache) or by
+ * guest-physical address and mode.
+ *
+ * A trace is a straight run of records inside one guest page, ended by a control transfer, by a
+ * length limit or by the page's end. It keeps the source bytes it was decoded from. Code written by
+ * this machine's vCPUs is caught by withheld write permission (memslot.code_users); code written
+ * from outside is caught by comparing the source bytes again whenever vcpu.epoch moved.
+ */
+#pragma once
+#include "cpu/cpu.h"
+
+#define RCACHE_ARENA (3u << 20)	/* bytes of traces; the cache starts over when they are used up */
+#define RCACHE_HASH 16384u
+#define RCACHE_PAGES 4096u	/* distinct code pages */
+#define RCACHE_PAGE_HASH 4096u
+#define RCACHE_TRACE_MAX 32u	/* instructions */
+#define JCACHE_SIZE 4096u
+
+/**
+ * struct trace - header of a decoded run; records and source bytes follow
+ * @gpa: guest-physical address of the first byte
+ * @gpa2: page of the last instruction's tail when it crosses into another page, else ~0
+ * @verified: vcpu.epoch at which @src was last compared with memory
+ * @key: low bits of vcpu.mode_key it was decoded for
+ * @nbytes: source bytes
+ * @n: records, not counting the end record
+ * @page_next, @page_next2: lists of the first page and, if it crosses, of the second
+ * @dead: invalidated; unreachable except by the code that is running it
+ */
+struct trace {
+	gpa_t gpa;
+	gpa_t gpa2;
+	u64 verified;
+	u32 hash_next;	/* arena offset / 8, 0 = none */
+	u32 page_next;
+	u32 page_next2;
+	u16 key;
+	u16 nbytes;
+	u8 n;
+	bool dead;
+	struct insn rec[];
+};
+
+struct code_page {
+	gpa_t gpa;
+	u64 granules;	/* 64-byte granules that hold source bytes */
+	u32 traces;	/* arena offset / 8 of the first */
+	u32 hash_next;	/* index + 1 */
+};
+
+struct jentry {
+	u64 lin;
+	u64 mode_key;
+	const struct insn *rec;
+	u64 pad;
+};
+
+struct rcache {
+	struct jentry jc[JCACHE_SIZE];
+	u32 hash[RCACHE_HASH];
+	u32 page_hash[RCACHE_PAGE_HASH];
+	struct code_page page[RCACHE_PAGES];
+	u32 npages;
+	u32 used;	/* arena bytes */
+	u32 free_page;	/* list of freed code_page, index + 1 */
+	u64 stat_traces, stat_insns, stat_flushes, stat_drops;
+	u8 arena[RCACHE_ARENA] __attribute__((aligned(64)));
+};
+
+static inline struct jentry *jcache_slot(struct rcache *rc, u64 lin)
+{
+	return &rc->jc[(lin ^ (lin >> 12)) & (JCACHE_SIZE - 1)];
+}
+
+/**
+ * rcache_find() - the record at linear address lin, decoding if needed
+ * @v: the vCPU
+ * @lin: linear address of the instruction
+ * @out: record
+ *
+ * Return: OP_NEXT with *out set; OP_EXC (fetch fault recorded) or OP_STOP.
+ */
+int rcache_find(struct vcpu *v, u64 lin, const struct insn **out);
+
+/* Forget every jump-cache entry and compare each trace with memory before its next use. */
+static inline void vcpu_reverify(struct vcpu *v)
+{
+	v->epoch++;
+	v->mode_key += 1ull << 16;
+}
+
+/* Serve REQ_CODE: drop what other vCPUs wrote. */
+void rcache_drain(struct vcpu *v);
+
+static inline u64 cpu_lin_rip(const struct vcpu *v)
+{
+	return v->csz == 8 ? v->rip : (u32)(v->seg[SEG_CS].base + v->rip);
+}
