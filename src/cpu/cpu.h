@@ -384,6 +384,7 @@ struct vcpu {
 	bool monitor_armed;
 
 	u8 *xsave;	/* XSAVE_AREA bytes, 64-aligned, standard format; valid when !fp_live */
+	struct lapic *lapic;	/* src/irq's; NULL without an in-kernel local APIC */
 	void *owner;	/* struct kvm_vcpu */
 };
 
@@ -445,6 +446,7 @@ struct machine {
 	_Atomic u32 pause_seq;	/* futex: bumped at resume */
 	_Atomic u32 ack_seq;	/* futex: bumped when a vCPU leaves guest mode */
 	u64 quirks_disabled;	/* KVM_CAP_DISABLE_QUIRKS2 mask */
+	struct irqchip *irq;	/* src/irq's */
 	void *owner;		/* struct kvm_vm */
 };
 
