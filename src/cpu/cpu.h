@@ -210,6 +210,7 @@ struct tlb_entry {
 struct tlb; /* second level, private to mmu.c */
 struct rcache; /* record cache, private to rcache.c */
 struct native; /* emitted stubs, private to native.c */
+struct vmx;    /* VMX operation, cpu/vmx/vmx.h */
 
 /**
  * struct mmio_frag - one MMIO access of the current instruction
@@ -339,6 +340,7 @@ struct vcpu {
 	struct tlb_entry (*l1)[TLB_ENTRIES]; /* [VIEW_NUM] */
 	struct rcache *rc;
 	struct native *native;
+	struct vmx *vmx;
 	struct mmio_state mmio;
 	struct pio_state pio;
 	gpa_t fault_gpa;

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include "cpu/native.h"
+#include "cpu/vmx/vmx.h"
 
 int machine_init(struct machine *m, const struct cpu_bus *bus, void *owner)
 {
@@ -20,11 +21,15 @@ void machine_destroy(struct machine *m)
 	mem_destroy(&m->mem);
 }
 
+/* One mapping holds the state, the VMX copy and, at its end, the XSAVE area. */
+static size_t state_bytes(void)
+{
+	return (sizeof(struct vcpu) + 63) & ~63ull;
+}
+
 static size_t vcpu_bytes(void)
 {
-	size_t state = (sizeof(struct vcpu) + 63) & ~63ull;
-
-	return (state + XSAVE_AREA + PAGE_SIZE - 1) & PAGE_MASK;
+	return (state_bytes() + sizeof(struct vmx) + XSAVE_AREA + PAGE_SIZE - 1) & PAGE_MASK;
 }
 
 struct vcpu *vcpu_create(struct machine *m, u32 id)
@@ -40,6 +45,8 @@ struct vcpu *vcpu_create(struct machine *m, u32 id)
 	if (v == MAP_FAILED)
 		return NULL;
 	v->xsave = (u8 *)v + vcpu_bytes() - XSAVE_AREA;
+	v->vmx = (struct vmx *)((u8 *)v + state_bytes());
+	v->vmx->vmcs_gpa = v->vmx->vmxon_gpa = VMCS_NONE;
 	v->vm = m;
 	v->id = id;
 	v->index = m->nvcpus;
