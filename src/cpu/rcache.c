@@ -7,6 +7,7 @@
 
 #include "base/base.h"
 #include "cpu/native.h"
+#include "cpu/op/op.h"
 
 static struct trace *trace_at(struct rcache *rc, u32 ref)
 {
@@ -290,7 +291,7 @@ static int op_too_long(struct vcpu *v, const struct insn *i)
 /* Nothing useful to decode behind a control transfer. */
 static bool insn_ends_trace(const struct insn *i)
 {
-	return i->op != NULL;
+	return insn_rows[i->id].traits & (T_BRANCH | T_END) || i->id == INSN_INVALID;
 }
 
 struct build {
