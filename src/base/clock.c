@@ -30,6 +30,7 @@ static void sample(u64 *tsc, u64 *ns)
 {
 	u64 best = ~0ull;
 
+	*tsc = *ns = 0;
 	for (int k = 0; k < 5; k++) {
 		u64 a = base_rdtsc();
 		u64 now = base_now_ns();

@@ -26,6 +26,7 @@ enum gpr {
 	GPR_R8, GPR_R9, GPR_R10, GPR_R11, GPR_R12, GPR_R13, GPR_R14, GPR_R15,
 	GPR_NONE, /* no base / no index */
 	GPR_RIP,  /* base only */
+	GPR_MOFFS, /* base only: the offset is insn.imm, no base, no displacement */
 };
 
 enum seg { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_LDTR, SEG_TR, SEG_NUM };
@@ -123,7 +124,8 @@ struct decode {
 	bool p66, pf2, pf3, lock, p67; /* prefixes present (f2/f3: the last one) */
 	u8 mem_acc;	/* enum mem_access of the explicit memory operand, 0 = none */
 	u16 mem_size;	/* bytes */
-	u16 gpr_read, gpr_write;	/* bit n = guest GPR n, explicit and implicit */
+	/* bit n = guest GPR n, explicit and implicit, but not the explicit memory operand's base and index */
+	u16 gpr_read, gpr_write;
 	u16 gpr_high;	/* bit n: AH+n is named */
 	u16 flags_read, flags_write, flags_undef; /* FLAGS_ARITH bits; write includes undef */
 	bool vector;	/* touches x87/MMX/XMM/YMM state: needs guest FP state in host registers */
@@ -131,9 +133,15 @@ struct decode {
 	bool avx;	/* VEX encoded vector */
 	bool vsib;
 	u8 vvvv;	/* VEX.vvvv GPR or vector register */
+	u8 gpr_fields;	/* enum decode_field: encoding fields that name general registers */
+	u8 rep_op;	/* F2 or F3 when it selects the opcode, else 0 */
+	bool size66;	/* 66 belongs before the opcode when the bytes run in 64-bit mode */
+	u16 gpr_full;	/* written as a whole, whatever was there: no need to load them */
+	bool flags_keep; /* some flag may come out as it went in */
 	struct insn rec; /* filled except fn */
 };
 
+enum decode_field { FIELD_REG = 1, FIELD_RM = 2, FIELD_OPCODE = 4, FIELD_VVVV = 8 };
 enum decode_encoding { ENC_LEGACY, ENC_VEX, ENC_EVEX };
 enum mem_access { MEM_NONE, MEM_R = 1, MEM_W = 2, MEM_RW = 3, MEM_ADDR = 4 /* LEA and friends */ };
 
