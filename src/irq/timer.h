@@ -20,9 +20,11 @@ struct irq_timer {
 
 /**
  * struct irq_timerq - timers of a process (or of a VM: whatever one thread serves)
- * @notify: called when the earliest deadline moved before the one last told, with no lock held, from
- *	the thread that armed the timer; typically timerfd_settime(). May be NULL.
- * @armed: the deadline that the serving thread knows
+ * @notify: the serving thread must wake at @deadline, absolute: called when the earliest deadline moved
+ *	before the one last told, and at the end of irq_timerq_run(). Called under the queue's lock, so
+ *	that calls cannot overtake each other, on any thread: timerfd_settime() and nothing more.
+ *	IRQ_NEVER = sleep. May be NULL.
+ * @armed: the deadline last told
  */
 struct irq_timerq {
 	_Atomic u32 lock;
@@ -57,7 +59,6 @@ u64 irq_timerq_next(struct irq_timerq *q);
  * @q: the queue
  * @now: ns, CLOCK_MONOTONIC
  *
- * Return: the next deadline to sleep until (also remembered, so @notify is called only for an
- * earlier one), or IRQ_NEVER.
+ * Return: the next deadline, which @notify was told too, or IRQ_NEVER.
  */
 u64 irq_timerq_run(struct irq_timerq *q, u64 now);
