@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Bytes of host code: the few encodings that stubs are made of, written into a small buffer before
+ * they are interned. Registers are enum gpr numbers.
+ */
+#pragma once
+#include "cpu/insn.h"
+
+#define EMIT_MAX 512
+
+struct emit {
+	unsigned int n;
+	u8 buf[EMIT_MAX + 16];
+};
+
+enum emit_cc { CC_O, CC_NO, CC_B, CC_AE, CC_E, CC_NE, CC_BE, CC_A };
+
+/* Running out of room is reported once, at the end, by emit_full(). */
+static inline bool emit_full(const struct emit *e) { return e->n > EMIT_MAX; }
+
+static inline void emit1(struct emit *e, unsigned int byte)
+{
+	if (e->n <= EMIT_MAX)
+		e->buf[e->n++] = (u8)byte;
+}
+
+void emit4(struct emit *e, u32 val);
+void emit_bytes(struct emit *e, const u8 *bytes, unsigned int n);
+
+/* [base + disp]; wide: REX.W. opcode: one byte, or 0x0f00 | byte for the two-byte map. */
+void emit_rm(struct emit *e, bool wide, unsigned int opcode, unsigned int reg, unsigned int base,
+	     s32 disp);
+/* register to register, same conventions */
+void emit_rr(struct emit *e, bool wide, unsigned int opcode, unsigned int reg, unsigned int rm);
+/* lea reg, [base + index << scale] */
+void emit_lea_sib(struct emit *e, unsigned int reg, unsigned int base, unsigned int index,
+		  unsigned int scale);
+/* op reg, imm with the 81/83 group's /ext */
+void emit_alu_imm(struct emit *e, bool wide, unsigned int ext, unsigned int reg, s32 imm);
+void emit_mov_imm(struct emit *e, unsigned int reg, u32 imm);
+
+static inline void emit_load(struct emit *e, unsigned int reg, unsigned int base, size_t disp)
+{
+	emit_rm(e, true, 0x8b, reg, base, (s32)disp);
+}
+
+static inline void emit_store(struct emit *e, unsigned int reg, unsigned int base, size_t disp)
+{
+	emit_rm(e, true, 0x89, reg, base, (s32)disp);
+}
+
+/* Forward jumps: the position to give to emit_land() when the target is reached. */
+unsigned int emit_jcc(struct emit *e, enum emit_cc cc);
+unsigned int emit_jmp(struct emit *e);
+void emit_land(struct emit *e, unsigned int pos);
+/* Backward jump to an earlier position. */
+void emit_jmp_back(struct emit *e, unsigned int target);
+/* call [base + disp], jmp [base + disp] */
+void emit_call_mem(struct emit *e, unsigned int base, s32 disp);
+void emit_jmp_mem(struct emit *e, unsigned int base, s32 disp);
