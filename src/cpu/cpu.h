@@ -147,6 +147,7 @@ enum vcpu_request {
 	REQ_FETCH = 1 << 2,	/* re-verify decoded code (something outside may have written it) */
 	REQ_CODE = 1 << 3,	/* pages queued in vcpu.code_inval were written */
 	REQ_EVENT = 1 << 4,	/* look for NMI / SMI / interrupts at the next boundary */
+	REQ_INSN = 1 << 5,	/* the memory machinery wants the trace left after this instruction */
 	REQ_OWNER = 1 << 16,
 	REQ_EXIT = 1 << 16,	/* leave KVM_RUN: signal or immediate_exit */
 	REQ_KVM = 1 << 17,	/* src/kvm has work at a boundary (INIT/SIPI, clock update, ...) */
@@ -186,7 +187,14 @@ enum access { /* bit set passed to the access functions */
 	ACC_USER = 32,	/* access with CPL-3 rights whatever CPL is */
 };
 
-enum tlb_view { VIEW_USER, VIEW_SUPER, VIEW_SUPER_AC, VIEW_NUM };
+/**
+ * enum tlb_view - whose rights the entries of a first-level TLB carry
+ * @VIEW_USER: CPL 3
+ * @VIEW_SUPER: CPL 0 to 2 with SMAP enforced
+ * @VIEW_SUPER_AC: CPL 0 to 2 with SMAP off or RFLAGS.AC set
+ * @VIEW_NONE: always empty: every access takes the slow path (#AC checks, data breakpoints)
+ */
+enum tlb_view { VIEW_USER, VIEW_SUPER, VIEW_SUPER_AC, VIEW_NONE, VIEW_NUM };
 #define TLB_BITS 8
 #define TLB_ENTRIES (1u << TLB_BITS)
 
@@ -195,7 +203,7 @@ enum tlb_view { VIEW_USER, VIEW_SUPER, VIEW_SUPER_AC, VIEW_NUM };
  * @tag_r: page-aligned linear address when the page may be read at full speed, else TLB_NEVER
  * @tag_w: likewise for writes: page dirty, writable, not code, not being logged, not watched
  * @addend: host address of the page's first byte minus its linear address
- * @gpa: guest-physical page address | memory type in bits 2:0
+ * @gpa: guest-physical page address | global in bit 3 | memory type in bits 2:0
  *
  * Emitted fast path: ea - tag < 4097 - size  =>  host pointer = ea + addend.
  */
@@ -207,17 +215,21 @@ struct tlb_entry {
 };
 #define TLB_NEVER 0x7ff0000000000000ull /* canonical addresses are never near it */
 
-struct tlb; /* second level, private to mmu.c */
+struct tlb; /* second level, private to tlb.h */
 struct rcache; /* record cache, private to rcache.c */
 struct native; /* emitted stubs, private to native.c */
 struct vmx;    /* VMX operation, cpu/vmx/vmx.h */
 
 /**
  * struct mmio_frag - one MMIO access of the current instruction
+ * @done: answered (read) or taken (write), by a chip or by user space
  *
  * Reads are replayed: the instruction stops, user space (or a chip through cpu_bus) answers, and
  * the instruction runs again finding its answers here in order. Writes are queued and handed out
  * after the instruction retired. An access is at most 8 bytes and never crosses a page.
+ *
+ * With v->stop == CPU_STOP_MMIO the KVM layer hands the fragments that are not done to user space in
+ * order (mmio_next()), fills data of a read, sets done, and calls cpu_run() again when none is left.
  */
 struct mmio_frag {
 	gpa_t gpa;
@@ -226,12 +238,23 @@ struct mmio_frag {
 	bool done;
 	u8 data[8];
 };
-#define MMIO_FRAGS 40
+#define MMIO_FRAGS 68 /* FXSAVE to MMIO is 64 */
 
+/**
+ * struct mmio_state - the MMIO log of one instruction
+ * @n: fragments recorded
+ * @next: replay position within this execution
+ * @sent: free for the KVM layer
+ * @replay: a read stopped the instruction; its next execution starts over at fragment 0
+ * @insn, @icount: which execution the log belongs to; another one begins a new log
+ */
 struct mmio_state {
-	u16 n;		/* fragments recorded for this instruction */
-	u16 next;	/* replay position within this execution */
-	u16 sent;	/* writes already handed to user space */
+	u16 n;
+	u16 next;
+	u16 sent;
+	bool replay;
+	const struct insn *insn;
+	u64 icount;
 	struct mmio_frag frag[MMIO_FRAGS];
 };
 
@@ -252,18 +275,30 @@ struct pio_state {
 /**
  * struct bounce - stand-in for a memory operand that has no single host page
  *
- * A native instruction whose operand crosses a page, is MMIO, ROM, dirty-logged, code, split-locked or
- * watched works on @buf, aligned as the guest address is; cpu_mem_commit() writes it back.
+ * A native instruction whose operand crosses a page, is MMIO or ROM, or is split-locked works on @buf,
+ * aligned as the guest address is (aligned for a lock, so that the host never sees a split one);
+ * cpu_mem_commit() writes it back. A store to a code page works on the page itself and only tells the
+ * record caches at commit.
  */
 struct bounce {
-	u32 active;	/* tested by emitted code after a writing instruction */
+	u32 active;	/* enum bounce_kind; tested by emitted code after a writing instruction */
 	u32 size;
 	u32 acc;
 	bool locked_pause; /* the other vCPUs are paused until commit */
+	u8 npieces;
 	gva_t la;
 	u8 *ptr;
+	struct mem_piece { /* the part of an operand in one page */
+		hva_t host;	/* NULL: MMIO */
+		gpa_t gpa;
+		struct memslot *slot; /* NULL: MMIO */
+		u32 len;
+		u32 bits;	/* enum xlat_bits */
+		bool writable;	/* RAM, not ROM */
+	} piece[2];
 	u8 buf[64 + 64 + 64] __attribute__((aligned(64)));
 };
+enum bounce_kind { BOUNCE_NONE, BOUNCE_COPY, BOUNCE_DIRECT };
 
 /* ---- feature bits ----------------------------------------------------------------------------- */
 
@@ -444,8 +479,9 @@ struct machine {
 	struct vcpu *vcpu[VCPU_MAX];
 	_Atomic u32 nvcpus;
 	const struct cpu_bus *bus;
-	_Atomic u32 pause_lock;	/* 0 free, else owner tid */
+	_Atomic u32 pause_lock;	/* 0 free, else who pauses: vCPU index + 1, or bit 31 and a thread id */
 	_Atomic u32 pause_seq;	/* futex: bumped at resume */
+	u32 pause_depth;	/* nesting by the owner of pause_lock */
 	_Atomic u32 ack_seq;	/* futex: bumped when a vCPU leaves guest mode */
 	u64 quirks_disabled;	/* KVM_CAP_DISABLE_QUIRKS2 mask */
 	struct irqchip *irq;	/* src/irq's */
@@ -495,6 +531,15 @@ void vm_resume(struct machine *m, struct vcpu *self, u32 post_request);
 void cpu_enter_guest(struct vcpu *v);
 void cpu_leave_guest(struct vcpu *v);
 void cpu_pause_point(struct vcpu *v);
+/**
+ * vcpu_sleep() - wait outside guest mode until a request arrives (HLT, MP states)
+ * @v: the calling thread's vCPU
+ * @mask: request bits that end the wait; already set ones return at once
+ * @timeout_ns: < 0: none
+ *
+ * Return: 0 a request; -ETIMEDOUT; -EINTR a signal arrived.
+ */
+int vcpu_sleep(struct vcpu *v, u32 mask, s64 timeout_ns);
 
 /* ---- flags ---------------------------------------------------------------------------------- */
 
@@ -609,6 +654,23 @@ int cpu_mem_commit(struct vcpu *v);
 /* Same, for a linear address already computed */
 void *lin_mem_begin(struct vcpu *v, gva_t la, unsigned int size, u32 acc);
 
+/* The instruction ended without its commit (fault in a stub): drop the bounce buffer, resume others. */
+void cpu_mem_abort(struct vcpu *v);
+
+/*
+ * The MMIO log (mmio.c). mmio_done() forgets it: at every boundary reached by a retired or faulting
+ * instruction, and by string handlers after each committed iteration (unless a write waits: then
+ * mmio_pending() is true, v->stop is CPU_STOP_MMIO and the handler must leave with OP_AGAIN or OP_END).
+ */
+void mmio_reset(struct vcpu *v);
+struct mmio_frag *mmio_next(struct vcpu *v);	/* first fragment not done, or NULL */
+static inline bool mmio_pending(const struct vcpu *v) { return v->stop == CPU_STOP_MMIO; }
+static inline void mmio_done(struct vcpu *v)
+{
+	if (v->mmio.n && !mmio_pending(v))
+		mmio_reset(v);
+}
+
 /* A fast host pointer for up to *len bytes at la (string operations): RAM only, one page; NULL when
  * the slow path must be used (never raises). */
 u8 *lin_fast(struct vcpu *v, gva_t la, unsigned int *len, u32 acc);
@@ -623,12 +685,24 @@ void mmu_vcpu_destroy(struct vcpu *v);
 void mmu_flush_all(struct vcpu *v);		/* everything incl. global */
 void mmu_flush_nonglobal(struct vcpu *v);	/* MOV CR3 without PCID */
 void mmu_flush_page(struct vcpu *v, gva_t la);	/* INVLPG */
-void mmu_flush_pcid(struct vcpu *v, u16 pcid);
+void mmu_flush_pcid(struct vcpu *v, u16 pcid);	/* INVPCID type 1 */
+void mmu_flush_all_pcids(struct vcpu *v);	/* INVPCID type 3: all but global */
 void mmu_cr3_loaded(struct vcpu *v, bool keep);	/* after v->cr3 changed */
 /* Load PDPTEs for PAE paging from v->cr3; 0 or OP_EXC (#GP) */
 int mmu_load_pdptes(struct vcpu *v);
-/* Which view dtlb points to; called by cpu_mode_update() */
+/*
+ * Which view dtlb points to; called by cpu_mode_update(), and after a change of DR7 or guest_debug. Flushes
+ * what a changed CR0, CR4, EFER or SMM bit makes stale, so nobody else needs to.
+ */
 void mmu_select_view(struct vcpu *v);
+/*
+ * True while every data access is checked one by one (#AC or data breakpoints): the run loop then runs one
+ * instruction at a time, so that a trap recorded in pending_db is taken right after it.
+ */
+static inline bool mmu_checked(const struct vcpu *v) { return v->dtlb == v->l1[VIEW_NONE]; }
+
+/* The seam for EPT: a guest-physical address of the running level to one of the machine. acc = ACC_*. */
+int mmu_gpa(struct vcpu *v, gpa_t gpa, u32 acc, gpa_t *out);
 
 /* Set this vCPU's bit in s->code_users for gpa's page; the first user withdraws everybody's write
  * entries for it. Called before the page's bytes are read for decoding. */

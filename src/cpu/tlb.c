@@ -1,1 +1,410 @@
 /* SPDX-License-Identifier: MIT */
+#include "cpu/tlb.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+
+#include "cpu/rcache.h"
+
+#define L1_GLOBAL BIT(3)
+#define L1_TYPE_WB 6
+
+/* Bits of CR0, CR4 and EFER that choose the walk itself, and those that choose who may pass. */
+#define KEY_CR0 (CR0_PG | CR0_PE)
+#define KEY_CR4 (CR4_PAE | CR4_PSE | CR4_PGE | CR4_PCIDE)
+#define RIGHTS_CR4 (CR4_SMEP | CR4_SMAP)
+
+int mmu_vcpu_init(struct vcpu *v)
+{
+	struct tlb *t = mmap(NULL, sizeof(*t), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (t == MAP_FAILED)
+		return -ENOMEM;
+	t->now = t->all_min = 1; /* a zeroed entry is stale */
+	v->tlb = t;
+	v->l1 = t->l1;
+	for (unsigned int view = 0; view < VIEW_NUM; view++) {
+		for (unsigned int i = 0; i < TLB_ENTRIES; i++)
+			t->l1[view][i].tag_r = t->l1[view][i].tag_w = TLB_NEVER;
+	}
+	v->dtlb = v->l1[VIEW_SUPER_AC];
+	return 0;
+}
+
+void mmu_vcpu_destroy(struct vcpu *v)
+{
+	if (v->tlb)
+		munmap(v->tlb, sizeof(*v->tlb));
+	v->tlb = NULL;
+}
+
+/* ---- first level ------------------------------------------------------------------------------- */
+
+static void clear_bits(u64 *map, unsigned int bits)
+{
+	for (unsigned int i = 0; i < bits / 64; i++)
+		map[i] = 0;
+}
+
+static void l1_clear(struct vcpu *v, bool keep_global)
+{
+	struct tlb *t = v->tlb;
+
+	for (u32 views = t->views_used; views; views &= views - 1) {
+		struct tlb_entry *e = t->l1[__builtin_ctz(views)];
+
+		for (unsigned int i = 0; i < TLB_ENTRIES; i++) {
+			if (!keep_global || !(e[i].gpa & L1_GLOBAL))
+				e[i].tag_r = e[i].tag_w = TLB_NEVER;
+		}
+	}
+	if (!keep_global) {
+		t->views_used = 0;
+		clear_bits(t->large_filter, LARGE_FILTER);
+	}
+}
+
+static bool test_bit(const u64 *map, u64 n) { return map[n / 64] >> (n % 64) & 1; }
+static void set_bit(u64 *map, u64 n) { map[n / 64] |= BIT(n % 64); }
+static u64 large_hash(gva_t la) { return (la >> LARGE_SHIFT ^ la >> 32) & (LARGE_FILTER - 1); }
+static u64 fetch_hash(gva_t la) { return (la >> PAGE_SHIFT ^ la >> 22) & (FETCH_FILTER - 1); }
+
+void tlb_fill(struct vcpu *v, gva_t la, const struct xlat *x, u32 acc)
+{
+	u32 who = acc & (ACC_SYS | ACC_USER);
+	enum tlb_view view = mmu_view(v, who);
+	struct tlb_entry *e = l1_slot(v->l1[view], la);
+	struct memslot *s = x->slot;
+	u64 page;
+	bool write;
+
+	if (!s)
+		return;
+	la &= PAGE_MASK;
+	page = memslot_page(s, x->page);
+	write = (x->bits & XL_D) && !(s->flags & MEMSLOT_READONLY) && !memslot_code_users(s, page) &&
+		(!s->dirty || memslot_page_dirty(s, page)) && mmu_allowed(v, x->bits, who | ACC_W);
+	e->tag_r = mmu_allowed(v, x->bits, who | ACC_R) ? la : TLB_NEVER;
+	e->tag_w = write ? la : TLB_NEVER;
+	e->addend = (u64)memslot_hva(s, x->page) - la;
+	e->gpa = x->page | (x->bits & XL_G ? L1_GLOBAL : 0) | L1_TYPE_WB;
+	v->tlb->views_used |= 1u << view;
+	if (x->bits & XL_LARGE)
+		set_bit(v->tlb->large_filter, large_hash(la));
+}
+
+void tlb_drop_write(struct vcpu *v, gpa_t page)
+{
+	struct tlb *t = v->tlb;
+
+	for (u32 views = t->views_used; views; views &= views - 1) {
+		struct tlb_entry *e = t->l1[__builtin_ctz(views)];
+
+		for (unsigned int i = 0; i < TLB_ENTRIES; i++) {
+			if ((e[i].gpa & PAGE_MASK) == page)
+				e[i].tag_w = TLB_NEVER;
+		}
+	}
+}
+
+/* ---- second level ------------------------------------------------------------------------------- */
+
+static bool live(const struct tlb *t, const struct tlb2_entry *e)
+{
+	return e->stamp >= t->all_min &&
+	       ((e->pa & XL_G) || e->stamp >= t->local_min[e->key & (PCID_STAMPS - 1)]);
+}
+
+static bool matches(const struct tlb *t, const struct tlb2_entry *e, gva_t page, u16 pcid)
+{
+	if ((e->key & PAGE_MASK) != page || !live(t, e))
+		return false;
+	return (e->key & 0xfff) == pcid || (e->pa & XL_G);
+}
+
+static struct tlb2_entry *small_set(struct tlb *t, gva_t la)
+{
+	u64 vpn = la >> PAGE_SHIFT;
+
+	return t->small[(vpn ^ vpn >> 11 ^ vpn >> 24) & (TLB2_SETS - 1)];
+}
+
+static struct tlb2_entry *large_slot(struct tlb *t, gva_t la)
+{
+	u64 n = la >> LARGE_SHIFT;
+
+	return &t->large[(n ^ n >> 9 ^ n >> 18) & (TLB2_LARGE - 1)];
+}
+
+/* The slot of a piece of a large page is looked up each time: a large page may span slots. */
+static bool lookup_large(struct vcpu *v, gva_t la, u16 pcid, struct xlat *x)
+{
+	gva_t base = la & ~(BIT(LARGE_SHIFT) - 1);
+	struct tlb2_entry *e = large_slot(v->tlb, la);
+
+	if (!matches(v->tlb, e, base, pcid))
+		return false;
+	x->page = (e->pa & PAGE_MASK) + ((la - base) & PAGE_MASK);
+	x->bits = (u32)(e->pa & ~PAGE_MASK);
+	x->slot = mmu_slot(v, x->page);
+	return true;
+}
+
+bool tlb_lookup(struct vcpu *v, gva_t la, struct xlat *x)
+{
+	struct tlb2_entry *set = small_set(v->tlb, la);
+	u16 pcid = mmu_pcid(v);
+
+	for (unsigned int way = 0; way < TLB2_WAYS; way++) {
+		struct tlb2_entry *e = &set[way];
+
+		if (matches(v->tlb, e, la & PAGE_MASK, pcid)) {
+			x->page = e->pa & PAGE_MASK;
+			x->bits = (u32)(e->pa & ~PAGE_MASK);
+			x->slot = e->slot;
+			return true;
+		}
+	}
+	return lookup_large(v, la, pcid, x);
+}
+
+static void drop_set(struct vcpu *v, gva_t la)
+{
+	struct tlb2_entry *set = small_set(v->tlb, la);
+
+	for (unsigned int way = 0; way < TLB2_WAYS; way++) {
+		if (matches(v->tlb, &set[way], la & PAGE_MASK, mmu_pcid(v)))
+			set[way].stamp = 0;
+	}
+}
+
+static void note_huge(struct tlb *t, gva_t la)
+{
+	for (u32 i = 0; i < t->nhuge && i < HUGE_MAX; i++) {
+		if (t->huge[i] == la >> 30)
+			return;
+	}
+	if (t->nhuge < HUGE_MAX)
+		t->huge[t->nhuge] = la >> 30;
+	if (t->nhuge <= HUGE_MAX)
+		t->nhuge++;
+}
+
+void tlb_insert(struct vcpu *v, gva_t la, const struct xlat *x)
+{
+	struct tlb *t = v->tlb;
+	struct tlb2_entry new = { .pa = x->page | x->bits, .slot = x->slot, .stamp = t->now };
+	struct tlb2_entry *set;
+
+	if (x->bits & XL_LARGE) {
+		gva_t base = la & ~(BIT(LARGE_SHIFT) - 1);
+
+		new.key = base | mmu_pcid(v);
+		new.pa -= (la - base) & PAGE_MASK;
+		drop_set(v, la);
+		*large_slot(t, la) = new;
+		if (x->bits & XL_HUGE)
+			note_huge(t, la);
+		return;
+	}
+	new.key = (la & PAGE_MASK) | mmu_pcid(v);
+	set = small_set(t, la);
+	if (!matches(t, &set[0], la & PAGE_MASK, mmu_pcid(v)))
+		set[1] = set[0];
+	set[0] = new;
+}
+
+/* ---- flushing ----------------------------------------------------------------------------------- */
+
+/* Linear addresses of code may mean something else now: jump-cache entries must be looked up again. */
+static void forget_jumps(struct vcpu *v)
+{
+	clear_bits(v->tlb->fetch_filter, FETCH_FILTER);
+	v->epoch++;
+	v->mode_key += 1ull << 16;
+}
+
+void tlb_note_fetch(struct vcpu *v, gva_t la, const struct xlat *x)
+{
+	if (x->bits & XL_LARGE)
+		set_bit(v->tlb->large_filter, large_hash(la));
+	set_bit(v->tlb->fetch_filter, fetch_hash(la));
+}
+
+void mmu_flush_all(struct vcpu *v)
+{
+	struct tlb *t = v->tlb;
+
+	t->all_min = ++t->now;
+	t->nhuge = 0;
+	t->stat_flushes++;
+	l1_clear(v, false);
+	forget_jumps(v);
+}
+
+static void flush_local(struct vcpu *v, u16 pcid)
+{
+	struct tlb *t = v->tlb;
+
+	t->local_min[pcid & (PCID_STAMPS - 1)] = ++t->now;
+	t->stat_flushes++;
+}
+
+void mmu_flush_nonglobal(struct vcpu *v)
+{
+	flush_local(v, mmu_pcid(v));
+	l1_clear(v, true);
+	forget_jumps(v);
+}
+
+void mmu_flush_pcid(struct vcpu *v, u16 pcid)
+{
+	flush_local(v, pcid);
+	if (pcid == mmu_pcid(v)) {
+		l1_clear(v, true);
+		forget_jumps(v);
+	}
+}
+
+void mmu_flush_all_pcids(struct vcpu *v)
+{
+	struct tlb *t = v->tlb;
+
+	t->now++;
+	for (unsigned int i = 0; i < PCID_STAMPS; i++)
+		t->local_min[i] = t->now;
+	t->stat_flushes++;
+	l1_clear(v, true);
+	forget_jumps(v);
+}
+
+/* INVLPG ends a page's entries whatever its size is, and global ones in every PCID.
+ * [SDM3A "Operations that Invalidate TLBs and Paging-Structure Caches"] */
+static void drop_small(struct vcpu *v, gva_t la)
+{
+	drop_set(v, la);
+	for (u32 views = v->tlb->views_used; views; views &= views - 1) {
+		struct tlb_entry *e = l1_slot(v->l1[__builtin_ctz(views)], la);
+
+		if (((e->tag_r ^ la) & PAGE_MASK) == 0 || ((e->tag_w ^ la) & PAGE_MASK) == 0)
+			e->tag_r = e->tag_w = TLB_NEVER;
+	}
+}
+
+static void drop_large(struct vcpu *v, gva_t la)
+{
+	struct tlb2_entry *e = large_slot(v->tlb, la);
+
+	if (matches(v->tlb, e, la & ~(BIT(LARGE_SHIFT) - 1), mmu_pcid(v)))
+		e->stamp = 0;
+}
+
+static bool in_huge(const struct tlb *t, gva_t la)
+{
+	if (t->nhuge > HUGE_MAX)
+		return true;
+	for (u32 i = 0; i < t->nhuge; i++) {
+		if (t->huge[i] == la >> 30)
+			return true;
+	}
+	return false;
+}
+
+void mmu_flush_page(struct vcpu *v, gva_t la)
+{
+	struct tlb *t = v->tlb;
+	/* Without PAE a large page is 4 MiB: two entries. */
+	gva_t other = v->cr4 & CR4_PAE ? la : la ^ BIT(LARGE_SHIFT);
+	bool large = test_bit(t->large_filter, large_hash(la)) || test_bit(t->large_filter, large_hash(other));
+
+	t->stat_flushes++;
+	if (in_huge(t, la)) {
+		mmu_flush_all(v);
+		return;
+	}
+	drop_small(v, la);
+	drop_large(v, la);
+	drop_large(v, other);
+	if (large || test_bit(t->fetch_filter, fetch_hash(la)))
+		forget_jumps(v);
+	if (large)
+		l1_clear(v, false);
+}
+
+void mmu_cr3_loaded(struct vcpu *v, bool keep)
+{
+	if (!keep)
+		flush_local(v, mmu_pcid(v));
+	l1_clear(v, true);
+	forget_jumps(v);
+}
+
+/* ---- views -------------------------------------------------------------------------------------- */
+
+/* Is a data breakpoint armed, the guest's own or one that user space set? */
+static bool watching(const struct vcpu *v)
+{
+	u64 dr7 = mem_dr7(v);
+
+	for (unsigned int n = 0; n < 4; n++) {
+		if ((dr7 >> (2 * n) & 3) && (dr7 >> (16 + 4 * n) & 1))
+			return true;
+	}
+	return false;
+}
+
+static void adopt_controls(struct vcpu *v, u64 key)
+{
+	u64 changed = v->tlb->key ^ key;
+
+	v->tlb->key = key;
+	/* The key's low half is CR4 with CR0.PG, PE and WP, its high half EFER and SMM: see mmu_select_view(). */
+	if (changed & ~(RIGHTS_CR4 | CR0_WP)) {
+		mmu_flush_all(v);
+	} else {
+		l1_clear(v, false);
+		forget_jumps(v);
+	}
+}
+
+void mmu_select_view(struct vcpu *v)
+{
+	/* CR4 bits 0 and 16 (VME, FSGSBASE) are not among KEY_CR4, so CR0's PE and WP fit in their places. */
+	u64 key = (v->cr0 & (KEY_CR0 | CR0_WP)) | (v->cr4 & (KEY_CR4 | RIGHTS_CR4)) |
+		  (v->efer & (EFER_NXE | EFER_LMA)) << 32 | (u64)v->smm << 62;
+	enum tlb_view view = mmu_view(v, 0);
+
+	if (unlikely(key != v->tlb->key))
+		adopt_controls(v, key);
+	if (unlikely((v->dr7 | v->guest_debug_dr7) & 0xff) && watching(v))
+		view = VIEW_NONE;
+	if (unlikely(view == VIEW_USER && (v->cr0 & CR0_AM) && (v->rflags & FLAG_AC)))
+		view = VIEW_NONE;
+	v->dtlb = v->l1[view];
+}
+
+/* ---- pages with code ------------------------------------------------------------------------------ */
+
+/*
+ * A page that has a user is already without write entries. One that has none gets its first under a pause
+ * only, so that no vCPU can be between looking at the marks and installing an entry.
+ */
+void code_page_mark(struct vcpu *v, struct memslot *s, gpa_t gpa)
+{
+	_Atomic u64 *users = &s->code_users[memslot_page(s, gpa)];
+	u64 me = BIT(v->index);
+	u64 old = atomic_load(users);
+	struct machine *m = v->vm;
+
+	while (old) {
+		if ((old & me) || atomic_compare_exchange_weak(users, &old, old | me))
+			return;
+	}
+	vm_pause(m, v);
+	atomic_fetch_or(users, me);
+	for (u32 i = 0; i < atomic_load(&m->nvcpus); i++) {
+		if (m->vcpu[i])
+			tlb_drop_write(m->vcpu[i], gpa & PAGE_MASK);
+	}
+	vm_resume(m, v, 0);
+}

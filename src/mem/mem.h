@@ -10,10 +10,14 @@
  * one only after vm_pause() has made every running vCPU drop its pointers and TLB entries.
  */
 #pragma once
+#include <stdatomic.h>
+
 #include "base/types.h"
 
 #define MEM_AS_NUM 2 /* address space 0: normal, 1: SMM */
 #define MEM_SLOTS_MAX 32764
+#define MEM_SLOT_PAGES_MAX ((1ull << 31) - 1)
+#define MEM_GPA_BITS 52
 
 enum memslot_flags { /* the kernel's KVM_MEM_* values */
 	MEMSLOT_LOG_DIRTY = 1,
@@ -43,9 +47,26 @@ struct memslot {
 
 struct memslots; /* immutable sorted set, private to mem/ */
 
+/**
+ * struct mem - the guest-physical memory of one VM
+ * @as: the published slot set of each address space
+ * @generation: bumped by every slot change
+ * @by_id: slots by number; under the VM lock
+ * @npages: pages in all slots; under the VM lock
+ * @dirty_init_set: a new dirty log starts with every bit set (KVM_DIRTY_LOG_INITIALLY_SET)
+ * @retired: what the previous slot change replaced; freed by the next one
+ */
 struct mem {
 	struct memslots *_Atomic as[MEM_AS_NUM];
-	_Atomic u64 generation; /* bumped by every slot change */
+	_Atomic u64 generation;
+	struct memslot **by_id[MEM_AS_NUM];
+	u64 npages;
+	bool dirty_init_set;
+	struct {
+		struct memslots *set;
+		struct memslot *slot;
+		bool own_users, own_dirty;
+	} retired;
 };
 
 int mem_init(struct mem *m);
@@ -61,15 +82,19 @@ void mem_destroy(struct mem *m);
  * @size: bytes, page aligned; 0 deletes
  * @hva: page-aligned host address
  *
- * The caller holds the VM lock and runs this between vm_pause() and vm_resume() whenever vCPUs exist.
+ * The caller holds the VM lock and runs this between vm_pause() and vm_resume(REQ_TLB) whenever vCPUs
+ * exist. A move keeps the dirty log; a flags change keeps log and code marks.
  *
- * Return: 0; -EINVAL bad alignment, range, flags, deleting an absent slot, changing size or
+ * Return: 0; -EINVAL bad alignment, range, flags, deleting an absent slot, changing size, host address or
  * read-only of a live slot; -EEXIST overlap; -ENOMEM. [api.rst 4.35 KVM_SET_USER_MEMORY_REGION]
  */
 int mem_set_slot(struct mem *m, unsigned int as, unsigned int id, u32 flags, gpa_t gpa, u64 size,
 		 hva_t hva);
 
-/* The slot that covers gpa in address space as, or NULL. Lock-free; safe inside cpu_run(). */
+/*
+ * The slot that covers gpa in address space as, or NULL. Lock-free; safe inside cpu_run(). The answer
+ * stays good while the caller is in guest mode (cpu_enter_guest()) or holds the VM lock.
+ */
 struct memslot *mem_slot_find(const struct mem *m, unsigned int as, gpa_t gpa);
 /* The slot by number, or NULL. Caller holds the VM lock. */
 struct memslot *mem_slot_by_id(const struct mem *m, unsigned int as, unsigned int id);
@@ -95,6 +120,44 @@ int mem_copy_guarded(void *dst, const void *src, size_t len);
 /* If pc lies in a guarded copy, the address to continue at, else 0. Async-signal-safe. */
 u64 mem_fixup(u64 pc);
 
-/* KVM_GET_DIRTY_LOG / KVM_CLEAR_DIRTY_LOG on a slot; caller has paused or will flush TLBs after. */
+/* Index of gpa's page in a slot that covers it */
+static inline u64 memslot_page(const struct memslot *s, gpa_t gpa) { return (gpa - s->gpa) >> PAGE_SHIFT; }
+static inline hva_t memslot_hva(const struct memslot *s, gpa_t gpa) { return s->hva + (gpa - s->gpa); }
+static inline bool memslot_page_dirty(const struct memslot *s, u64 page)
+{
+	return __atomic_load_n(&s->dirty[page / 64], __ATOMIC_RELAXED) >> (page % 64) & 1;
+}
+/* Log a write to one page; no-op without a log. */
+static inline void memslot_mark_dirty(struct memslot *s, u64 page)
+{
+	if (s->dirty && !memslot_page_dirty(s, page))
+		__atomic_fetch_or(&s->dirty[page / 64], BIT(page % 64), __ATOMIC_RELAXED);
+}
+/* The vCPUs that hold decoded records of a page, as a bit mask */
+static inline u64 memslot_code_users(const struct memslot *s, u64 page)
+{
+	return atomic_load_explicit(&s->code_users[page], memory_order_relaxed);
+}
+
+/**
+ * mem_dirty_fetch() - copy a slot's dirty bitmap out (KVM_GET_DIRTY_LOG with manual protection)
+ * @s: slot
+ * @bitmap_out: user buffer, one bit per page rounded up to 64 pages
+ *
+ * mem_dirty_fetch_clear() also clears the bits that it copied (KVM_GET_DIRTY_LOG otherwise). The caller
+ * runs it between vm_pause() and vm_resume(REQ_TLB), so that the next store to a page is seen again.
+ *
+ * Return: 0; -ENOENT the slot has no log; -EFAULT bad buffer.
+ */
+int mem_dirty_fetch(struct memslot *s, void *bitmap_out);
 int mem_dirty_fetch_clear(struct memslot *s, void *bitmap_out);
+/**
+ * mem_dirty_clear() - clear named bits of the log (KVM_CLEAR_DIRTY_LOG); caller pauses as above
+ * @s: slot
+ * @first_page: multiple of 64
+ * @npages: multiple of 64 unless it ends with the slot
+ * @bitmap: user buffer, bits to clear
+ *
+ * Return: 0; -ENOENT no log; -EINVAL range; -EFAULT bad buffer.
+ */
 int mem_dirty_clear(struct memslot *s, u64 first_page, u64 npages, const void *bitmap);

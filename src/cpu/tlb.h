@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The second-level TLB and what mmu.c, tlb.c, access.c and bounce.c share.
+ *
+ * It holds what the page tables said, never what the slow path knows besides (code marks, dirty log): those
+ * are asked when an entry is copied into a first-level view. Validity is by stamps: a flush raises the lowest
+ * stamp that still counts, so it costs the same whatever the TLB holds.
+ */
+#pragma once
+#include "cpu/cpu.h"
+#include "mem/guarded.h"
+
+/* Rights and properties of a translation; in the low bits of tlb2_entry.pa */
+enum xlat_bits {
+	XL_W = 1,	/* writable by the page tables */
+	XL_U = 2,	/* user page */
+	XL_NX = 4,
+	XL_D = 8,	/* dirty bit is set in the leaf */
+	XL_G = 16,	/* global */
+	XL_LARGE = 32,	/* part of a page larger than 4 KiB */
+	XL_HUGE = 64,	/* part of a 1 GiB page */
+};
+
+struct tlb2_entry {
+	u64 key;	/* linear page | PCID */
+	u64 pa;		/* guest-physical page | enum xlat_bits */
+	struct memslot *slot;
+	u64 stamp;
+};
+
+#define TLB2_SETS 2048u
+#define TLB2_WAYS 2u
+#define TLB2_LARGE 512u	/* 2 MiB pieces of large pages */
+#define LARGE_SHIFT 21
+#define LARGE_FILTER 2048u
+#define FETCH_FILTER 1024u
+#define HUGE_MAX 8u
+#define PCID_STAMPS 64u
+
+struct tlb {
+	u64 now;
+	u64 all_min;			/* entries with an older stamp are gone */
+	u64 local_min[PCID_STAMPS];	/* likewise for non-global ones, by PCID modulo */
+	u64 key;			/* the control bits that the entries were made under */
+	u32 views_used;			/* bit n: view n has entries */
+	u32 nhuge;
+	u64 huge[HUGE_MAX];		/* la >> 30 of cached 1 GiB pages; nhuge > HUGE_MAX: unknown */
+	u64 large_filter[LARGE_FILTER / 64]; /* la >> 21 hashes of large pages with 4 KiB pieces in a view */
+	u64 fetch_filter[FETCH_FILTER / 64]; /* la >> 12 hashes of pages fetched since the last forget */
+	struct memslot *slot_hint[2];	/* last slot found below and in the odd 4 GiB */
+	bool slot_hint_as;
+	u64 slot_hint_gen;
+	u64 stat_l2_hits, stat_walks, stat_flushes;
+	struct tlb_entry l1[VIEW_NUM][TLB_ENTRIES];
+	struct tlb2_entry small[TLB2_SETS][TLB2_WAYS];
+	struct tlb2_entry large[TLB2_LARGE];
+};
+
+/* A translation of one page */
+struct xlat {
+	gpa_t page;
+	u32 bits;	/* enum xlat_bits */
+	struct memslot *slot; /* NULL: MMIO */
+};
+
+/* Is this access made with user rights? */
+static inline bool mmu_user(const struct vcpu *v, u32 acc)
+{
+	return (acc & ACC_USER) || (v->cpl == 3 && !(acc & ACC_SYS));
+}
+
+/* Does SMAP forbid this supervisor access to touch user pages? [SDM3A "Access Rights"] */
+static inline bool mmu_smap(const struct vcpu *v, u32 acc)
+{
+	return (v->cr4 & CR4_SMAP) && ((acc & ACC_SYS) || v->cpl == 3 || !(v->rflags & FLAG_AC));
+}
+
+static inline enum tlb_view mmu_view(const struct vcpu *v, u32 acc)
+{
+	if (mmu_user(v, acc))
+		return VIEW_USER;
+	return mmu_smap(v, acc) ? VIEW_SUPER : VIEW_SUPER_AC;
+}
+
+static inline u16 mmu_pcid(const struct vcpu *v)
+{
+	return v->cr4 & CR4_PCIDE ? (u16)(v->cr3 & 0xfff) : 0;
+}
+
+static inline struct tlb_entry *l1_slot(struct tlb_entry *view, gva_t la)
+{
+	return &view[(la >> PAGE_SHIFT) & (TLB_ENTRIES - 1)];
+}
+
+/* The view for an access: v->dtlb unless the flags ask for other rights than CPL's. */
+static inline struct tlb_entry *l1_view(struct vcpu *v, u32 acc)
+{
+	if (likely(!(acc & (ACC_SYS | ACC_USER))))
+		return v->dtlb;
+	return v->l1[mmu_view(v, acc)];
+}
+
+#define GUESTDBG_USE_HW_BP 0x20000u /* KVM_GUESTDBG_USE_HW_BP: user space's breakpoints replace the guest's */
+
+static inline u64 mem_dr7(const struct vcpu *v)
+{
+	return v->guest_debug & GUESTDBG_USE_HW_BP ? v->guest_debug_dr7 : v->dr7;
+}
+
+static inline u64 mem_dr(const struct vcpu *v, unsigned int n)
+{
+	return v->guest_debug & GUESTDBG_USE_HW_BP ? v->guest_dr[n] : v->dr[n];
+}
+
+/* Do these page rights allow the access? [SDM3A "Access Rights"] */
+bool mmu_allowed(const struct vcpu *v, u32 bits, u32 acc);
+
+/**
+ * mmu_xlat() - translate one linear address
+ * @v: the vCPU
+ * @la: linear address
+ * @acc: ACC_*; a write sets the dirty bit
+ * @x: result
+ *
+ * Return: 0; OP_EXC (#PF raised); OP_STOP (host fault in a page table).
+ */
+int mmu_xlat(struct vcpu *v, gva_t la, u32 acc, struct xlat *x);
+
+/* Slot that covers gpa in the current address space, with a small per-vCPU memory. */
+struct memslot *mmu_slot(struct vcpu *v, gpa_t gpa);
+
+bool tlb_lookup(struct vcpu *v, gva_t la, struct xlat *x);
+void tlb_insert(struct vcpu *v, gva_t la, const struct xlat *x);
+/* Copy a translation into the view that acc's rights select. */
+void tlb_fill(struct vcpu *v, gva_t la, const struct xlat *x, u32 acc);
+/* Withdraw write permission for a guest-physical page from every view. */
+void tlb_drop_write(struct vcpu *v, gpa_t page);
+/* Note that la's page was fetched from, so flushing it must forget jumps. */
+void tlb_note_fetch(struct vcpu *v, gva_t la, const struct xlat *x);
+
+/* ---- access.c, bounce.c, mmio.c ----------------------------------------------------------------- */
+
+/* The checks that VIEW_NONE is for: #AC and data breakpoints. 0 or OP_EXC. */
+int mem_check(struct vcpu *v, gva_t la, unsigned int size, u32 acc);
+
+/* Translate an operand of up to a page: one or two pieces. 0 or OP_EXC/OP_STOP. Nothing is touched. */
+int mem_map(struct vcpu *v, gva_t la, unsigned int size, u32 acc, struct mem_piece *p, unsigned int *n);
+int piece_read(struct vcpu *v, const struct mem_piece *p, void *dst);
+/* Store one piece with all its side effects (log, code, MMIO). 0 or OP_STOP. */
+int piece_write(struct vcpu *v, const struct mem_piece *p, const void *src);
+/* A write by pointer follows: log it, and let the next ones be fast when nothing forbids it. */
+void piece_dirty(struct vcpu *v, gva_t la, const struct mem_piece *p, u32 acc);
+/* A host page behind gpa is gone: always OP_STOP. */
+int mem_efault(struct vcpu *v, gpa_t gpa);
+
+/* v->cur must be the running record. Both split into fragments of at most 8 bytes. 0 or OP_STOP. */
+int mmio_read(struct vcpu *v, gpa_t gpa, void *dst, unsigned int len);
+int mmio_write(struct vcpu *v, gpa_t gpa, const void *src, unsigned int len);
