@@ -17,7 +17,9 @@ u64 cpu_ea(const struct vcpu *v, const struct insn *i)
 {
 	u64 ea = (u64)(s64)i->disp;
 
-	if (i->base < GPR_NONE)
+	if (i->base == GPR_MOFFS)
+		ea = (u64)i->imm;
+	else if (i->base < GPR_NONE)
 		ea += v->gpr[i->base];
 	else if (i->base == GPR_RIP)
 		ea += cpu_next_rip(v, i);

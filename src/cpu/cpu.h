@@ -394,6 +394,7 @@ struct vcpu {
 	_Atomic u32 kicked;	/* futex word for HLT and pause */
 	u64 mode_key;	/* (epoch << 16) | mode bits; compared by the jump cache */
 	u64 epoch;	/* bumped to forget every jump-cache entry */
+	u64 verify;	/* bumped when code may have been written from outside: traces are compared again */
 
 	/* stops and debugging */
 	struct { u32 index; u8 reason; u8 error; bool done; u64 data, rip; } msr;

@@ -57,10 +57,15 @@ static void glue_next(struct emit *e)
 }
 
 /* Entry of records with a C handler. Entered by a jump: the stack is 8 off alignment. */
+/*
+ * v->cur is set before the handler runs: the MMIO log tells instructions apart by it. A handler that
+ * returns OP_NEXT while a request is up (its store hit code, MMIO or a breakpoint) has ended the trace.
+ */
 static void glue_op(struct emit *e)
 {
-	unsigned int other;
+	unsigned int other, wanted;
 
+	emit_store(e, R_REC, R_VCPU, offsetof(struct vcpu, cur));
 	glue_save(e);
 	emit_alu_imm(e, true, 5, GPR_RSP, 8);
 	emit_call_mem(e, R_REC, OFF_REC(op));
@@ -68,7 +73,12 @@ static void glue_op(struct emit *e)
 	glue_restore(e);
 	emit_rr(e, false, 0x85, GPR_RAX, GPR_RAX);
 	other = emit_jcc(e, CC_NE);
+	emit_rm(e, false, 0x83, 7, R_VCPU, OFF(request));
+	emit1(e, 0);
+	wanted = emit_jcc(e, CC_NE);
 	glue_next(e);
+	emit_land(e, wanted);
+	emit_mov_imm(e, GPR_RAX, OP_END);
 	emit_land(e, other);
 	glue_leave(e);
 }

@@ -424,7 +424,7 @@ static void trace_finish(struct vcpu *v, struct build *b, struct trace *t)
 	t->gpa = b->page | b->off;
 	t->gpa2 = b->page2;
 	t->key = (u16)v->mode_key;
-	t->verified = v->epoch;
+	t->verified = v->verify;
 	t->dead = false;
 	memcpy(trace_src(t), b->src, t->nbytes);
 }
@@ -514,7 +514,7 @@ static int trace_verify(struct vcpu *v, struct trace *t, const struct build *b, 
 		}
 	}
 	*same = !memcmp(now, trace_src(t), t->nbytes);
-	t->verified = v->epoch;
+	t->verified = v->verify;
 	return OP_NEXT;
 }
 
@@ -550,7 +550,7 @@ static int find_cached(struct vcpu *v, struct build *b, struct trace **out)
 	t = hash_find(v, b->page | b->off, (u16)v->mode_key);
 	if (!t)
 		return OP_NEXT;
-	if (t->verified != v->epoch || t->gpa2 != ~0ull) {
+	if (t->verified != v->verify || t->gpa2 != ~0ull) {
 		res = trace_verify(v, t, b, &same);
 		if (res)
 			return res;

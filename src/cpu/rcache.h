@@ -6,7 +6,7 @@
  * A trace is a straight run of records inside one guest page, ended by a control transfer, by a
  * length limit or by the page's end. It keeps the source bytes it was decoded from. Code written by
  * this machine's vCPUs is caught by withheld write permission (memslot.code_users); code written
- * from outside is caught by comparing the source bytes again whenever vcpu.epoch moved.
+ * from outside is caught by comparing the source bytes again whenever vcpu.verify moved.
  */
 #pragma once
 #include "cpu/cpu.h"
@@ -22,7 +22,7 @@
  * struct trace - header of a decoded run; records and source bytes follow
  * @gpa: guest-physical address of the first byte
  * @gpa2: page of the last instruction's tail when it crosses into another page, else ~0
- * @verified: vcpu.epoch at which @src was last compared with memory
+ * @verified: vcpu.verify at which @src was last compared with memory
  * @key: low bits of vcpu.mode_key it was decoded for
  * @nbytes: source bytes
  * @n: records, not counting the end record
@@ -87,6 +87,7 @@ int rcache_find(struct vcpu *v, u64 lin, const struct insn **out);
 /* Forget every jump-cache entry and compare each trace with memory before its next use. */
 static inline void vcpu_reverify(struct vcpu *v)
 {
+	v->verify++;
 	v->epoch++;
 	v->mode_key += 1ull << 16;
 }

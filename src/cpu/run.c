@@ -18,6 +18,8 @@ static void settle(struct vcpu *v, int res)
 	const struct insn *i = v->cur;
 
 	v->insn_rip = cpu_insn_rip(v, i);
+	if (unlikely(v->mmio.n) && res != OP_STOP)
+		mmio_done(v);
 	v->icount += i->seq;
 	switch (res) {
 	case OP_NEXT: /* the record that ends a trace: it is no instruction */
@@ -46,6 +48,8 @@ static bool serve_requests(struct vcpu *v)
 
 	if (req & REQ_PAUSE)
 		cpu_pause_point(v);
+	if (req & REQ_INSN)
+		atomic_fetch_and(&v->request, ~(u32)REQ_INSN);
 	if (req & REQ_TLB) {
 		atomic_fetch_and(&v->request, ~(u32)REQ_TLB);
 		mmu_flush_all(v);
@@ -272,14 +276,18 @@ static bool complete(struct vcpu *v)
 	bool wanted = v->replay && v->rip == v->replay_rip;
 
 	v->replay = false;
-	if (!wanted)
+	if (!wanted) {
 		v->pio.active = v->msr.done = false;
+		mmio_reset(v);
+	}
 	return wanted ? step(v, true) : true;
 }
 
 static void enter(struct vcpu *v)
 {
 	v->stop = CPU_RUN;
+	if (!v->mmio.replay)
+		mmio_reset(v); /* the writes it held have been handed out */
 	cpu_enter_guest(v);
 	vcpu_reverify(v); /* user space may have written code */
 }
