@@ -705,9 +705,12 @@ static inline bool mmu_checked(const struct vcpu *v) { return v->dtlb == v->l1[V
 /* The seam for EPT: a guest-physical address of the running level to one of the machine. acc = ACC_*. */
 int mmu_gpa(struct vcpu *v, gpa_t gpa, u32 acc, gpa_t *out);
 
-/* Set this vCPU's bit in s->code_users for gpa's page; the first user withdraws everybody's write
- * entries for it. Called before the page's bytes are read for decoding. */
-void code_page_mark(struct vcpu *v, struct memslot *s, gpa_t gpa);
+/*
+ * Set this vCPU's bit in s->code_users for gpa's page; the first user withdraws everybody's write
+ * entries for it. Called before the page's bytes are read for decoding. False: it waited, and the memory
+ * map changed meanwhile (s may be gone): translate again.
+ */
+bool code_page_mark(struct vcpu *v, struct memslot *s, gpa_t gpa);
 
 /* ---- debugging (debug.c) ---------------------------------------------------------------------- */
 

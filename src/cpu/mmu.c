@@ -66,9 +66,9 @@ struct memslot *mmu_slot(struct vcpu *v, gpa_t gpa)
 	u64 gen = atomic_load_explicit(&m->generation, memory_order_acquire);
 	struct memslot **hint = &t->slot_hint[gpa >> 32 & 1 ? 1 : 0];
 
-	if (unlikely(t->slot_hint_gen != gen || t->slot_hint_as != v->smm)) {
+	if (unlikely(t->hint_gen != gen || t->slot_hint_as != v->smm)) {
 		t->slot_hint[0] = t->slot_hint[1] = NULL;
-		t->slot_hint_gen = gen;
+		t->hint_gen = gen;
 		t->slot_hint_as = v->smm;
 	}
 	if (likely(*hint && gpa - (*hint)->gpa < (*hint)->npages << PAGE_SHIFT))
@@ -385,6 +385,13 @@ static int xlat_walk(struct vcpu *v, gva_t la, u32 acc, struct xlat *x)
 
 int mmu_xlat(struct vcpu *v, gva_t la, u32 acc, struct xlat *x)
 {
+	u64 gen = atomic_load_explicit(&v->vm->mem.generation, memory_order_acquire);
+
+	/* A vCPU that waited for a pause in mid-instruction has not served its REQ_TLB yet. */
+	if (unlikely(v->tlb->gen != gen)) {
+		v->tlb->gen = gen;
+		mmu_flush_all(v);
+	}
 	if (!(v->cr0 & CR0_PG))
 		return xlat_unpaged(v, la, x);
 	if (tlb_lookup(v, la, x) && mmu_allowed(v, x->bits, acc) && (!(acc & ACC_W) || (x->bits & XL_D))) {

@@ -314,19 +314,33 @@ static int copy_code(struct vcpu *v, void *dst, const void *src, size_t len, gpa
 	return OP_STOP;
 }
 
+static bool mark_page(struct vcpu *v, gpa_t page)
+{
+	struct memslot *s = mem_slot_find(&v->vm->mem, v->smm, page);
+
+	return !s || code_page_mark(v, s, page);
+}
+
+/* Translate for fetching and mark the page; both again when the memory map changed in between. */
+static int fetch_page(struct vcpu *v, u64 lin, hva_t *host, gpa_t *gpa)
+{
+	int res;
+
+	do
+		res = mmu_fetch(v, lin, host, gpa);
+	while (!res && !mark_page(v, *gpa & PAGE_MASK));
+	return res;
+}
+
 /* The first instruction runs over the page's end: fetch its tail. */
 static int fetch_tail(struct vcpu *v, struct build *b)
 {
 	unsigned int have = PAGE_SIZE - b->off;
 	hva_t host2;
-	struct memslot *s;
-	int res = mmu_fetch(v, (b->lin | ~PAGE_MASK) + 1, &host2, &b->page2);
+	int res = fetch_page(v, (b->lin | ~PAGE_MASK) + 1, &host2, &b->page2);
 
 	if (res)
 		return res;
-	s = mem_slot_find(&v->vm->mem, v->smm, b->page2);
-	if (s)
-		code_page_mark(v, s, b->page2);
 	res = copy_code(v, b->src + have, host2, 15, b->page2);
 	b->avail = have + 15 < b->limit ? have + 15 : b->limit;
 	return res;
@@ -334,9 +348,8 @@ static int fetch_tail(struct vcpu *v, struct build *b)
 
 static int fetch_bytes(struct vcpu *v, struct build *b)
 {
-	struct memslot *s;
 	gpa_t gpa;
-	int res = mmu_fetch(v, b->lin, &b->host, &gpa);
+	int res = fetch_page(v, b->lin, &b->host, &gpa);
 
 	if (res)
 		return res;
@@ -348,9 +361,6 @@ static int fetch_bytes(struct vcpu *v, struct build *b)
 		b->avail = RCACHE_TRACE_MAX * 15;
 	if (b->avail > b->limit)
 		b->avail = b->limit;
-	s = mem_slot_find(&v->vm->mem, v->smm, b->page);
-	if (s)
-		code_page_mark(v, s, b->page);
 	return copy_code(v, b->src, b->host + b->off, b->avail, b->page);
 }
 
@@ -495,15 +505,21 @@ static int trace_verify(struct vcpu *v, struct trace *t, const struct build *b, 
 {
 	u8 now[RCACHE_TRACE_MAX * 15 + 16];
 	unsigned int first = PAGE_SIZE - b->off < t->nbytes ? PAGE_SIZE - b->off : t->nbytes;
-	int res = copy_code(v, now, b->host + b->off, first, b->page);
+	int res;
 
+	/* The slot may be a new one, without our mark. */
+	if (!mark_page(v, b->page)) {
+		*same = false;
+		return OP_NEXT;
+	}
+	res = copy_code(v, now, b->host + b->off, first, b->page);
 	if (res)
 		return res;
 	if (t->gpa2 != ~0ull) {
 		hva_t host2;
 		gpa_t page2;
 
-		res = mmu_fetch(v, (b->lin | ~PAGE_MASK) + 1, &host2, &page2);
+		res = fetch_page(v, (b->lin | ~PAGE_MASK) + 1, &host2, &page2);
 		if (!res)
 			res = copy_code(v, now + first, host2, t->nbytes - first, page2);
 		if (res)

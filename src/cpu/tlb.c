@@ -389,22 +389,29 @@ void mmu_select_view(struct vcpu *v)
  * A page that has a user is already without write entries. One that has none gets its first under a pause
  * only, so that no vCPU can be between looking at the marks and installing an entry.
  */
-void code_page_mark(struct vcpu *v, struct memslot *s, gpa_t gpa)
+bool code_page_mark(struct vcpu *v, struct memslot *s, gpa_t gpa)
 {
 	_Atomic u64 *users = &s->code_users[memslot_page(s, gpa)];
 	u64 me = BIT(v->index);
 	u64 old = atomic_load(users);
 	struct machine *m = v->vm;
+	u64 gen;
 
 	while (old) {
 		if ((old & me) || atomic_compare_exchange_weak(users, &old, old | me))
-			return;
+			return true;
 	}
+	gen = atomic_load(&m->mem.generation);
 	vm_pause(m, v);
+	if (gen != atomic_load(&m->mem.generation)) {
+		vm_resume(m, v, 0);
+		return false;
+	}
 	atomic_fetch_or(users, me);
 	for (u32 i = 0; i < atomic_load(&m->nvcpus); i++) {
 		if (m->vcpu[i])
 			tlb_drop_write(m->vcpu[i], gpa & PAGE_MASK);
 	}
 	vm_resume(m, v, 0);
+	return true;
 }

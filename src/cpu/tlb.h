@@ -49,7 +49,8 @@ struct tlb {
 	u64 fetch_filter[FETCH_FILTER / 64]; /* la >> 12 hashes of pages fetched since the last forget */
 	struct memslot *slot_hint[2];	/* last slot found below and in the odd 4 GiB */
 	bool slot_hint_as;
-	u64 slot_hint_gen;
+	u64 hint_gen;
+	u64 gen;			/* mem.generation that the entries were made under */
 	u64 stat_l2_hits, stat_walks, stat_flushes;
 	struct tlb_entry l1[VIEW_NUM][TLB_ENTRIES];
 	struct tlb2_entry small[TLB2_SETS][TLB2_WAYS];
