@@ -178,6 +178,7 @@ void irq_write_cr8(struct vcpu *v, u64 cr8);
 
 /* KVM_CREATE_VCPU: attach a local APIC when the machine has one (v->lapic), and reset it. 0/-ENOMEM */
 int lapic_create(struct vcpu *v);
+/* Before the vCPU is freed. The caller has stopped its irqfds and ioctls; timers are waited for. */
 void lapic_destroy(struct vcpu *v);
 /* RESET (init = false: APIC_BASE too, with or without a local APIC) or INIT. */
 void lapic_reset(struct vcpu *v, bool init);
@@ -218,8 +219,11 @@ enum lapic_event { LAPIC_INIT = 1, LAPIC_SIPI = 2 };
  */
 u32 lapic_pending_init_sipi(struct vcpu *v, u8 *vector);
 void lapic_clear_events(struct vcpu *v, u32 bits);
-/* KVM_SET_VCPU_EVENTS smi.latched_init / KVM_SET_MP_STATE(SIPI_RECEIVED). */
-void lapic_set_events(struct vcpu *v, u32 bits, u8 vector);
+/* Add events as if received: KVM_SET_VCPU_EVENTS smi.latched_init, KVM_SET_MP_STATE(SIPI_RECEIVED). */
+void lapic_set_events(struct vcpu *v, u32 bits);
+/* The vector a SIPI left, pending or not: KVM_GET/SET_VCPU_EVENTS sipi_vector. */
+u8 lapic_sipi_vector(struct vcpu *v);
+void lapic_set_sipi_vector(struct vcpu *v, u8 vector);
 
 enum irq_event {
 	IRQ_EV_NMI = 1,		/* one NMI, or two when IRQ_EV_NMI2 is set too */

@@ -235,12 +235,21 @@ void lapic_clear_events(struct vcpu *v, u32 bits)
 		atomic_fetch_and(&v->lapic->events, ~bits);
 }
 
-void lapic_set_events(struct vcpu *v, u32 bits, u8 vector)
+u8 lapic_sipi_vector(struct vcpu *v)
+{
+	return v->lapic ? (u8)v->lapic->sipi_vector : 0;
+}
+
+void lapic_set_sipi_vector(struct vcpu *v, u8 vector)
+{
+	if (v->lapic)
+		v->lapic->sipi_vector = vector;
+}
+
+void lapic_set_events(struct vcpu *v, u32 bits)
 {
 	if (!v->lapic)
 		return;
-	if (bits & LAPIC_SIPI)
-		v->lapic->sipi_vector = vector;
 	atomic_fetch_or(&v->lapic->events, bits);
 	vcpu_request(v, REQ_KVM | REQ_EVENT);
 }

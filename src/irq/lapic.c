@@ -296,6 +296,7 @@ void lapic_destroy(struct vcpu *v)
 		return;
 	atomic_store(&l->chip->lapic[v->index], NULL);
 	irq_timer_cancel_sync(l->chip->q, &l->timer.t);
+	irq_timerq_barrier(l->chip->q); /* the PIT may be on its way to us */
 	lapic_lvt0_changed(l, (u32)APIC_LVT_MASKED);
 	v->lapic = NULL;
 	free(l);

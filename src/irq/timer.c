@@ -129,6 +129,19 @@ void irq_timer_cancel_sync(struct irq_timerq *q, struct irq_timer *t)
 	lock_drop(&q->lock);
 }
 
+void irq_timerq_barrier(struct irq_timerq *q)
+{
+	bool busy;
+	u32 seq;
+
+	lock_take(&q->lock);
+	seq = q->done_seq;
+	busy = q->running && q->runner != base_gettid();
+	lock_drop(&q->lock);
+	while (busy && q->done_seq == seq)
+		futex_wait(&q->done_seq, seq, -1);
+}
+
 u64 irq_timerq_next(struct irq_timerq *q)
 {
 	u64 d;
@@ -139,10 +152,9 @@ u64 irq_timerq_next(struct irq_timerq *q)
 	return d;
 }
 
-u64 irq_timerq_run(struct irq_timerq *q, u64 now)
+void irq_timerq_run(struct irq_timerq *q, u64 now)
 {
 	struct irq_timer *t;
-	u64 next;
 
 	lock_take(&q->lock);
 	q->runner = base_gettid();
@@ -157,8 +169,6 @@ u64 irq_timerq_run(struct irq_timerq *q, u64 now)
 		q->done_seq++;
 		futex_wake(&q->done_seq, INT32_MAX);
 	}
-	next = t ? t->deadline : IRQ_NEVER;
-	tell(q, next);
+	tell(q, t ? t->deadline : IRQ_NEVER);
 	lock_drop(&q->lock);
-	return next;
 }

@@ -51,6 +51,9 @@ void irq_timer_cancel(struct irq_timerq *q, struct irq_timer *t);
 /* Disarm and wait until the callback does not run; before the object is freed. Not under its lock. */
 void irq_timer_cancel_sync(struct irq_timerq *q, struct irq_timer *t);
 
+/* Wait until the callback that runs now, if any, is over. */
+void irq_timerq_barrier(struct irq_timerq *q);
+
 /* Earliest deadline, IRQ_NEVER when there is none. */
 u64 irq_timerq_next(struct irq_timerq *q);
 
@@ -59,6 +62,7 @@ u64 irq_timerq_next(struct irq_timerq *q);
  * @q: the queue
  * @now: ns, CLOCK_MONOTONIC
  *
- * Return: the next deadline, which @notify was told too, or IRQ_NEVER.
+ * The next deadline goes to @notify, and only there: told in any other way it could come after, and undo,
+ * the earlier one of a timer armed meanwhile.
  */
-u64 irq_timerq_run(struct irq_timerq *q, u64 now);
+void irq_timerq_run(struct irq_timerq *q, u64 now);

@@ -157,7 +157,8 @@ static void test_modes(void)
 	lapic_clear_events(cpu(2), LAPIC_INIT | LAPIC_SIPI);
 	send(0, 2, 0x8000 | 0x500);
 	is(lapic_pending_init_sipi(cpu(2), &vec), 0, "level de-assert is nothing");
-	lapic_set_events(cpu(2), LAPIC_SIPI, 0x11);
+	lapic_set_sipi_vector(cpu(2), 0x11);
+	lapic_set_events(cpu(2), LAPIC_SIPI);
 	is(lapic_pending_init_sipi(cpu(2), &vec), LAPIC_SIPI, "restored");
 	is(vec, 0x11, "with its vector");
 	fake_vm_end();
