@@ -18,7 +18,7 @@
 #define IOAPIC_BASE 0xfec00000ull
 #define RTC_GSI 8
 
-/* ---- 8259 pair -------------------------------------------------------------------------------- */
+/* ---- 8259 pair ------------------------------------------------------------------------------- */
 
 /**
  * struct pic - master and slave
@@ -43,7 +43,7 @@ int pic_pio_write(struct irqchip *c, u16 port, unsigned int size, const void *da
 void pic_get(struct irqchip *c, unsigned int n, struct kvm_pic_state *s);
 void pic_set(struct irqchip *c, unsigned int n, const struct kvm_pic_state *s);
 
-/* ---- I/O APIC ---------------------------------------------------------------------------------- */
+/* ---- I/O APIC -------------------------------------------------------------------------------- */
 
 /**
  * struct ioapic
@@ -74,7 +74,7 @@ void ioapic_set(struct irqchip *c, const struct kvm_ioapic_state *s);
 void ioapic_rescan(struct irqchip *c);	/* routes or notifiers changed */
 void ioapic_rtc_restore(struct irqchip *c, struct lapic *l);
 
-/* ---- 8254 --------------------------------------------------------------------------------------- */
+/* ---- 8254 ------------------------------------------------------------------------------------ */
 
 /**
  * struct pit
@@ -101,7 +101,7 @@ int pit_pio_write(struct pit *p, u16 port, unsigned int size, const void *data);
 void pit_unmasked(struct pit *p);
 void pit_destroy(struct irqchip *c);
 
-/* ---- all of it ----------------------------------------------------------------------------------- */
+/* ---- all of it ------------------------------------------------------------------------------- */
 
 struct routes;
 

@@ -20,7 +20,7 @@
 
 enum { RW_LSB = 1, RW_MSB = 2, RW_WORD0 = 3, RW_WORD1 = 4 };
 
-/* ---- counting ---------------------------------------------------------------------------------------------- */
+/* ---- counting -------------------------------------------------------------------------------- */
 
 /* PIT clocks since channel n was loaded. */
 static u64 elapsed(struct pit *p, unsigned int n)
@@ -73,7 +73,7 @@ static bool out_of(struct pit *p, unsigned int n)
 	}
 }
 
-/* ---- channel 0's interrupt ------------------------------------------------------------------------------------ */
+/* ---- channel 0's interrupt ------------------------------------------------------------------- */
 
 static void reset_reinject(struct pit *p)
 {
@@ -186,7 +186,7 @@ static void load(struct pit *p, unsigned int n, u32 val)
 	}
 }
 
-/* ---- ports -------------------------------------------------------------------------------------------------------- */
+/* ---- ports ----------------------------------------------------------------------------------- */
 
 static void latch_count(struct pit *p, unsigned int n)
 {
@@ -335,7 +335,7 @@ int pit_pio_read(struct pit *p, u16 port, unsigned int size, void *data)
 	return 0;
 }
 
-/* ---- life and state -------------------------------------------------------------------------------------------------- */
+/* ---- life and state -------------------------------------------------------------------------- */
 
 int pit_create(struct machine *m, u32 flags)
 {

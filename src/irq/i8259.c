@@ -11,7 +11,7 @@
 
 #define CASCADE BIT(2)
 
-/* ---- locking ------------------------------------------------------------------------------------------ */
+/* ---- locking --------------------------------------------------------------------------------- */
 
 static void drop(struct irqchip *c)
 {
@@ -30,7 +30,7 @@ static void drop(struct irqchip *c)
 	}
 }
 
-/* ---- the priority resolver ---------------------------------------------------------------------------- */
+/* ---- the priority resolver ------------------------------------------------------------------- */
 
 static int set_pin(struct kvm_pic_state *s, u32 pin, int level)
 {
@@ -119,7 +119,7 @@ int pic_set_irq(struct irqchip *c, u32 pin, u32 source, int level)
 	return ret;
 }
 
-/* ---- acknowledge and EOI ------------------------------------------------------------------------------------ */
+/* ---- acknowledge and EOI --------------------------------------------------------------------- */
 
 /* End of a service. The lock is dropped while the world is told, who may raise the line again. */
 static void clear_isr(struct irqchip *c, unsigned int n, u32 pin)
@@ -189,7 +189,7 @@ int pic_ack(struct irqchip *c)
 	return vector;
 }
 
-/* ---- command words ----------------------------------------------------------------------------------------------- */
+/* ---- command words --------------------------------------------------------------------------- */
 
 static void icw1(struct irqchip *c, unsigned int n, u8 val)
 {
@@ -326,7 +326,7 @@ static u8 poll_read(struct irqchip *c, unsigned int n)
 	return (u8)pin;
 }
 
-/* ---- ports ------------------------------------------------------------------------------------------------------------- */
+/* ---- ports ----------------------------------------------------------------------------------- */
 
 static bool decodes(u16 port, unsigned int size)
 {
@@ -387,7 +387,7 @@ int pic_pio_read(struct irqchip *c, u16 port, unsigned int size, void *data)
 	return 0;
 }
 
-/* ---- state ---------------------------------------------------------------------------------------------------------------- */
+/* ---- state ----------------------------------------------------------------------------------- */
 
 void pic_init(struct irqchip *c)
 {

@@ -36,7 +36,7 @@ static struct apic_msg message(u64 e)
 	};
 }
 
-/* ---- the real-time clock: user space asks whether its last tick was taken --------------------------------- */
+/* ---- the real-time clock: user space asks whether its last tick was taken -------------------- */
 
 static void rtc_forget(struct ioapic *io)
 {
@@ -77,7 +77,7 @@ void ioapic_rtc_restore(struct irqchip *c, struct lapic *l)
 	lock_drop(&c->ioapic.lock);
 }
 
-/* ---- sending ------------------------------------------------------------------------------------------------ */
+/* ---- sending --------------------------------------------------------------------------------- */
 
 static int service(struct irqchip *c, u32 pin, bool line_status)
 {
@@ -132,7 +132,7 @@ int ioapic_set_irq(struct irqchip *c, u32 pin, u32 source, int level, bool line_
 	return ret;
 }
 
-/* ---- EOI ------------------------------------------------------------------------------------------------------ */
+/* ---- EOI ------------------------------------------------------------------------------------- */
 
 /* Level lines still up and free to be sent. */
 static void on_storm_over(struct irq_timer *t, u64 now)
@@ -217,7 +217,7 @@ void ioapic_rescan(struct irqchip *c)
 	lock_drop(&c->ioapic.lock);
 }
 
-/* ---- registers --------------------------------------------------------------------------------------------------- */
+/* ---- registers ------------------------------------------------------------------------------- */
 
 static u32 read_window(const struct ioapic *io)
 {
@@ -312,7 +312,7 @@ int ioapic_mmio_write(struct irqchip *c, gpa_t gpa, unsigned int len, const void
 	return 0;
 }
 
-/* ---- state ----------------------------------------------------------------------------------------------------------- */
+/* ---- state ----------------------------------------------------------------------------------- */
 
 void ioapic_init(struct irqchip *c)
 {

@@ -8,7 +8,7 @@
 #include "irq/chip.h"
 #include <errno.h>
 
-/* ---- destination ------------------------------------------------------------------------------------ */
+/* ---- destination ----------------------------------------------------------------------------- */
 
 static bool match_physical(const struct lapic *t, u32 dest)
 {
@@ -59,7 +59,7 @@ bool apic_match(const struct lapic *t, const struct lapic *src, const struct api
 	return m->logical ? match_logical(t, dest) : match_physical(t, dest);
 }
 
-/* ---- acceptance ----------------------------------------------------------------------------------------- */
+/* ---- acceptance ------------------------------------------------------------------------------ */
 
 static void post_vector(struct lapic *l, const struct apic_msg *m, struct dest_track *track)
 {
@@ -121,7 +121,7 @@ bool apic_accept(struct lapic *l, const struct apic_msg *m, struct dest_track *t
 	}
 }
 
-/* ---- delivery ----------------------------------------------------------------------------------------------- */
+/* ---- delivery -------------------------------------------------------------------------------- */
 
 static bool is_broadcast(const struct irqchip *c, const struct lapic *src, const struct apic_msg *m)
 {
@@ -190,7 +190,7 @@ void apic_send_ipi(struct lapic *src, u32 lo, u32 hi)
 	apic_deliver(src->chip, src, &m, NULL);
 }
 
-/* ---- paravirtual ---------------------------------------------------------------------------------------------- */
+/* ---- paravirtual ----------------------------------------------------------------------------- */
 
 s64 irq_pv_send_ipi(struct vcpu *v, u64 low, u64 high, u32 min, u64 icr, bool op64)
 {

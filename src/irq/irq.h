@@ -154,7 +154,7 @@ int irq_pio_write(struct vcpu *v, u16 port, unsigned int size, const void *data)
 int irq_mmio_read(struct vcpu *v, gpa_t gpa, unsigned int len, void *data);
 int irq_mmio_write(struct vcpu *v, gpa_t gpa, unsigned int len, const void *data);
 
-/* ---- cpu_bus: interrupts ---------------------------------------------------------------------- */
+/* ---- cpu_bus: interrupts --------------------------------------------------------------------- */
 
 /*
  * Highest deliverable external interrupt of v: ExtINT (8259, or irq_queue_extint() in split mode),
@@ -174,7 +174,7 @@ bool irq_accepts_extint(struct vcpu *v);
 u64 irq_read_cr8(struct vcpu *v);
 void irq_write_cr8(struct vcpu *v, u64 cr8);
 
-/* ---- local APIC -------------------------------------------------------------------------------- */
+/* ---- local APIC ------------------------------------------------------------------------------ */
 
 /* KVM_CREATE_VCPU: attach a local APIC when the machine has one (v->lapic), and reset it. 0/-ENOMEM */
 int lapic_create(struct vcpu *v);

@@ -7,7 +7,7 @@
 #include <linux/kvm.h>
 #include <stdlib.h>
 
-/* ---- life ------------------------------------------------------------------------------------------------ */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 int irqchip_create(struct machine *m, const struct irq_ops *ops, void *ctx, struct irq_timerq *q)
 {
@@ -118,7 +118,7 @@ int irqchip_set(struct machine *m, const struct kvm_irqchip *k)
 	}
 }
 
-/* ---- decode ----------------------------------------------------------------------------------------------- */
+/* ---- decode ---------------------------------------------------------------------------------- */
 
 int irq_pio_read(struct vcpu *v, u16 port, unsigned int size, void *data)
 {
@@ -164,7 +164,7 @@ int irq_mmio_write(struct vcpu *v, gpa_t gpa, unsigned int len, const void *data
 	return ioapic_mmio_write(c, gpa, len, data);
 }
 
-/* ---- at an instruction boundary ------------------------------------------------------------------------------ */
+/* ---- at an instruction boundary -------------------------------------------------------------- */
 
 /* ExtINT comes before the local APIC's own: it has no priority the APIC knows. */
 static bool has_extint(const struct lapic *l)
@@ -218,7 +218,7 @@ bool irq_accepts_extint(struct vcpu *v)
 	return !v->lapic || lapic_accepts_pic(v->lapic);
 }
 
-/* ---- what only the KVM run loop can act on ------------------------------------------------------------------- */
+/* ---- what only the KVM run loop can act on --------------------------------------------------- */
 
 u32 lapic_pending_init_sipi(struct vcpu *v, u8 *vector)
 {

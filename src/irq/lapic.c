@@ -9,7 +9,7 @@
 #include <string.h>
 #include "irq/chip.h"
 
-/* ---- IRR, ISR, priorities ---------------------------------------------------------------------- */
+/* ---- IRR, ISR, priorities -------------------------------------------------------------------- */
 
 int lapic_highest(const struct lapic *l, u32 off)
 {
@@ -132,7 +132,7 @@ bool lapic_pending_eoi(const struct lapic *l, u8 vector)
 	return lapic_test(l, APIC_ISR, vector) || lapic_test(l, APIC_IRR, vector);
 }
 
-/* ---- local sources ------------------------------------------------------------------------------ */
+/* ---- local sources --------------------------------------------------------------------------- */
 
 /* Virtual wire: the 8259's INTR reaches this vCPU. */
 bool lapic_accepts_pic(const struct lapic *l)
@@ -174,7 +174,7 @@ void lapic_local_deliver(struct vcpu *v, u32 lvt)
 		lapic_put(l, APIC_LVTPC, val | (u32)APIC_LVT_MASKED);
 }
 
-/* ---- APIC_BASE ------------------------------------------------------------------------------------ */
+/* ---- APIC_BASE ------------------------------------------------------------------------------- */
 
 static u32 x2apic_ldr(u32 id)
 {
@@ -219,7 +219,7 @@ int lapic_set_base(struct vcpu *v, u64 val, bool host)
 	return 0;
 }
 
-/* ---- life --------------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static void set_version(struct lapic *l)
 {
@@ -351,7 +351,7 @@ void lapic_reset(struct vcpu *v, bool init)
 	compute_ppr(l);
 }
 
-/* ---- KVM_GET_LAPIC, KVM_SET_LAPIC ----------------------------------------------------------------- */
+/* ---- KVM_GET_LAPIC, KVM_SET_LAPIC ------------------------------------------------------------ */
 
 int lapic_get_state(struct vcpu *v, struct kvm_lapic_state *s)
 {
@@ -422,7 +422,7 @@ int lapic_set_state(struct vcpu *v, const struct kvm_lapic_state *s)
 	return 0;
 }
 
-/* ---- TPR through guest memory --------------------------------------------------------------------- */
+/* ---- TPR through guest memory ---------------------------------------------------------------- */
 
 int lapic_tpr_reporting(struct vcpu *v, bool on)
 {

@@ -15,7 +15,7 @@
 #define MSR_TSC_DEADLINE 0x6e0u
 #define X2APIC_ICR_RESERVED 0xfff32000u
 
-/* ---- which registers there are --------------------------------------------------------------------- */
+/* ---- which registers there are --------------------------------------------------------------- */
 
 #define R(off) BIT((off) >> 4)
 #define R8(off) (0xffull << ((off) >> 4))
@@ -43,7 +43,7 @@ static u32 lvt_mask(u32 reg)
 	}
 }
 
-/* ---- reads -------------------------------------------------------------------------------------------- */
+/* ---- reads ----------------------------------------------------------------------------------- */
 
 static void report_tpr(struct lapic *l, u32 bit)
 {
@@ -88,7 +88,7 @@ static int reg_read(struct lapic *l, u32 off, unsigned int len, void *data)
 	return 0;
 }
 
-/* ---- writes ----------------------------------------------------------------------------------------------- */
+/* ---- writes ---------------------------------------------------------------------------------- */
 
 static void write_spiv(struct lapic *l, u32 val)
 {
@@ -205,7 +205,7 @@ static int reg_write(struct lapic *l, u32 reg, u32 val)
 	}
 }
 
-/* ---- the page ---------------------------------------------------------------------------------------------- */
+/* ---- the page -------------------------------------------------------------------------------- */
 
 /* The page is there but the APIC is not: 0 when KVM plays an empty bus, -EOPNOTSUPP for user space. */
 static int hole(const struct lapic *l)
@@ -249,7 +249,7 @@ int lapic_mmio_write(struct lapic *l, gpa_t gpa, unsigned int len, const void *d
 	return 0;
 }
 
-/* ---- the MSRs ------------------------------------------------------------------------------------------------ */
+/* ---- the MSRs -------------------------------------------------------------------------------- */
 
 static int x2apic_icr_write(struct lapic *l, u64 val)
 {
@@ -306,7 +306,7 @@ int irq_msr_write(struct vcpu *v, u32 index, u64 val)
 	return reg_write(l, reg, (u32)val);
 }
 
-/* ---- CR8 -------------------------------------------------------------------------------------------------------- */
+/* ---- CR8 ------------------------------------------------------------------------------------- */
 
 u64 irq_read_cr8(struct vcpu *v)
 {

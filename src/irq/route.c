@@ -36,7 +36,7 @@ struct routes {
 	struct route e[];
 };
 
-/* ---- messages ------------------------------------------------------------------------------------------- */
+/* ---- messages -------------------------------------------------------------------------------- */
 
 /* [SDM3A "Message Signalled Interrupts"], with KVM's place for bits 31:8 of an x2APIC id */
 static struct apic_msg decode_msi(const struct irqchip *c, u32 lo, u32 hi, u32 data)
@@ -75,7 +75,7 @@ int irq_send_msi(struct machine *m, const struct kvm_msi *msi)
 	return irq_send_msi_raw(m, msi->address_lo, msi->address_hi, msi->data);
 }
 
-/* ---- the table --------------------------------------------------------------------------------------------- */
+/* ---- the table ------------------------------------------------------------------------------- */
 
 static int parse(const struct irqchip *c, const struct kvm_irq_routing_entry *u, struct route *r)
 {
@@ -269,7 +269,7 @@ bool route_wants_eoi(struct irqchip *c, struct lapic *l, u8 vector)
 	return found;
 }
 
-/* ---- acknowledge and mask notifiers ------------------------------------------------------------------------- */
+/* ---- acknowledge and mask notifiers ---------------------------------------------------------- */
 
 /* Recompute which GSIs have a notifier. ack_lock held. */
 static void index_notifiers(struct irqchip *c)
