@@ -72,6 +72,16 @@
 #define FLAG_VIP BIT(20)
 #define FLAG_ID BIT(21)
 
+#define DR6_TRAP_BITS 0xfull
+#define DR6_BLD BIT(11)	/* active low */
+#define DR6_BD BIT(13)
+#define DR6_BS BIT(14)
+#define DR6_BT BIT(15)
+#define DR6_RTM BIT(16)	/* active low */
+#define DR6_RESET 0xffff0ff0ull
+#define DR7_GD BIT(13)
+#define DR7_RESET 0x400ull
+
 enum exc_vector {
 	EXC_DE = 0, EXC_DB = 1, EXC_NMI = 2, EXC_BP = 3, EXC_OF = 4, EXC_BR = 5, EXC_UD = 6, EXC_NM = 7,
 	EXC_DF = 8, EXC_TS = 10, EXC_NP = 11, EXC_SS = 12, EXC_GP = 13, EXC_PF = 14, EXC_MF = 16,
@@ -356,6 +366,7 @@ struct vcpu {
 	u64 pdpte[4];	/* PAE paging registers */
 	u64 tsc_offset;
 	u64 msr_val[MSR_SLOT_COUNT];
+	bool msr_was_reset;
 	bool smm, smm_inside_nmi_mask;
 	u32 smbase;
 	u32 pkru;
@@ -403,8 +414,10 @@ struct vcpu {
 	bool replay;	/* the instruction at replay_rip waits for PIO, MMIO or MSR completion */
 	u64 replay_rip;
 	u8 step_mask;	/* reasons to run one instruction at a time; kept by debug_update() */
+	u8 watch_mask;	/* DRn that watch data or I/O; kept by debug_update() */
+	bool step_tf;	/* TF was set when the instruction being stepped began */
 	struct insn step[2];	/* the instruction being stepped and its end record */
-	u32 guest_debug;	/* KVM_GUESTDBG_* control as set by user space */
+	u32 guest_debug;	/* enum guest_debug as set by user space */
 	u64 guest_dr[4], guest_debug_dr7;
 	u64 hypercall[6];
 
@@ -421,6 +434,8 @@ struct vcpu {
 	gpa_t monitor_gpa;
 	bool monitor_armed;
 
+	u32 host_mxcsr;	/* the caller's, while fp_live */
+	u16 host_fcw;
 	u8 *xsave;	/* XSAVE_AREA bytes, 64-aligned, standard format; valid when !fp_live */
 	struct lapic *lapic;	/* src/irq's; NULL without an in-kernel local APIC */
 	void *owner;	/* struct kvm_vcpu */
@@ -457,6 +472,9 @@ struct cpu_bus {
 	int (*wrmsr)(struct vcpu *v, u32 index, u64 val);
 	/* may the guest access this MSR at all? false = filtered (msr filter); asked first */
 	bool (*msr_allowed)(struct vcpu *v, u32 index, bool write);
+	/* an access that would #GP: does user space want to see it instead? reason = enum msr_reason;
+	 * true stops with CPU_STOP_RDMSR/WRMSR. May be NULL. */
+	bool (*msr_user_space)(struct vcpu *v, u8 reason);
 	/* VMCALL/VMMCALL: value for RAX in *ret and 0, or -EREMOTE to stop with CPU_STOP_HYPERCALL */
 	int (*hypercall)(struct vcpu *v, u64 *ret);
 	/* APIC_BASE written; 0 or -EINVAL */
@@ -472,6 +490,20 @@ struct cpu_bus {
 	void (*pause_hint)(struct vcpu *v);
 };
 
+enum msr_reason { MSR_REASON_INVAL = 1, MSR_REASON_UNKNOWN = 2, MSR_REASON_FILTER = 4 };
+enum quirk { /* bits of machine.quirks_disabled: the kernel's KVM_X86_QUIRK_* */
+	QUIRK_LINT0_REENABLED = 1 << 0, QUIRK_CD_NW_CLEARED = 1 << 1, QUIRK_LAPIC_MMIO_HOLE = 1 << 2,
+	QUIRK_OUT_7E_INC_RIP = 1 << 3, QUIRK_MISC_ENABLE_NO_MWAIT = 1 << 4, QUIRK_FIX_HYPERCALL_INSN = 1 << 5,
+	QUIRK_MWAIT_NEVER_UD_FAULTS = 1 << 6,
+};
+
+/* Host writes to TSC MSRs that belong together: see msr_sys.c. */
+struct tsc_sync {
+	_Atomic u32 lock;
+	bool valid;
+	u64 offset;
+};
+
 /**
  * struct machine - what the vCPUs of one VM share, below the KVM API
  */
@@ -484,7 +516,9 @@ struct machine {
 	_Atomic u32 pause_seq;	/* futex: bumped at resume */
 	u32 pause_depth;	/* nesting by the owner of pause_lock */
 	_Atomic u32 ack_seq;	/* futex: bumped when a vCPU leaves guest mode */
-	u64 quirks_disabled;	/* KVM_CAP_DISABLE_QUIRKS2 mask */
+	u64 quirks_disabled;	/* enum quirk: KVM_CAP_DISABLE_QUIRKS2 mask */
+	bool platform_info_denied; /* KVM_CAP_MSR_PLATFORM_INFO off: guest RDMSR is #GP */
+	struct tsc_sync tsc_sync;
 	struct irqchip *irq;	/* src/irq's */
 	void *owner;		/* struct kvm_vm */
 };
@@ -577,8 +611,17 @@ static inline bool cpu_code64(const struct vcpu *v) { return v->csz == 8; }
 static inline bool cpu_prot(const struct vcpu *v) { return v->cr0 & CR0_PE; }
 static inline bool cpu_v86(const struct vcpu *v) { return v->rflags & FLAG_VM; }
 
-/* Derive cpl-dependent and mode-dependent fields (csz, ssz, fp_ok, dtlb view, mode_key) after any
- * change to CR0, CR4, EFER, RFLAGS.{VM,AC}, CS, SS or cpl. */
+enum mode_bits { /* low bits of vcpu.mode_key: what changes decoding or fetching */
+	MODE_CSZ_16 = 0, MODE_CSZ_32 = 1, MODE_CSZ_64 = 2, MODE_CSZ = 3,
+	MODE_USER = 1 << 2,	/* CPL 3 */
+	MODE_SMM = 1 << 3,
+	MODE_SSE = 1 << 4,	/* CR4.OSFXSR = 1, CR0.EM = 0: SSE instructions are defined */
+	MODE_AVX = 1 << 5,	/* CR4.OSXSAVE = 1, XCR0 enables SSE and AVX: VEX instructions are defined */
+	MODE_PROT = 1 << 6,	/* protected mode and not virtual-8086: VEX, LLDT and friends are defined */
+};
+
+/* Derive cpl (SS.DPL), csz, ssz, fp_ok, dtlb view and mode_key after any change to CR0, CR4, XCR0, EFER,
+ * RFLAGS.{VM,AC}, CS or SS. */
 void cpu_mode_update(struct vcpu *v);
 
 /* ---- exceptions (exc.c) ---------------------------------------------------------------------- */
@@ -587,7 +630,7 @@ void cpu_mode_update(struct vcpu *v);
 int cpu_raise(struct vcpu *v, u8 vector);			/* no error code */
 int cpu_raise_err(struct vcpu *v, u8 vector, u32 error);
 int cpu_raise_pf(struct vcpu *v, gva_t la, u32 error);
-/* #DB with DR6 bits; fault = instruction breakpoint or general detect, else trap at the boundary */
+/* #DB fault (instruction breakpoint, general detect) with DR6 bits. Traps go into vcpu.pending_db. */
 int cpu_raise_db(struct vcpu *v, u64 dr6_bits);
 #define RAISE_GP0(v) cpu_raise_err((v), EXC_GP, 0)
 #define RAISE_UD(v) cpu_raise((v), EXC_UD)
@@ -596,10 +639,11 @@ int cpu_raise_db(struct vcpu *v, u64 dr6_bits);
  * cpu_deliver() - deliver v->inj through IDT or IVT, with every nested fault until one handler
  * starts, shutdown, or a stop
  *
- * v->rip is the return address. Looks at v->request each round (design rule 3): on a stop nothing is
+ * v->rip is the return address; for a software event with insn_len it is that of the INT itself. Looks at v->request each round (design rule 3): on a stop nothing is
  * committed and v->inj stays valid. Benign loops are counted and reported through bus->no_window.
  *
- * Return: OP_JUMP the handler's first instruction is next; OP_STOP v->stop says why.
+ * Return: OP_JUMP the handler's first instruction is next; OP_STOP v->stop says why; OP_AGAIN a request
+ * below REQ_OWNER is set: serve it and call again.
  */
 int cpu_deliver(struct vcpu *v);
 
@@ -715,6 +759,22 @@ bool code_page_mark(struct vcpu *v, struct memslot *s, gpa_t gpa);
 /* ---- debugging (debug.c) ---------------------------------------------------------------------- */
 
 enum step_reason { STEP_EXEC_BREAKPOINT = 1, STEP_GUEST_DEBUG = 2 };
+enum guest_debug { /* the kernel's KVM_GUESTDBG_* values */
+	GUESTDBG_ENABLE = 1, GUESTDBG_SINGLESTEP = 2, GUESTDBG_USE_SW_BP = 1 << 16,
+	GUESTDBG_USE_HW_BP = 1 << 17, GUESTDBG_INJECT_DB = 1 << 18, GUESTDBG_INJECT_BP = 1 << 19,
+	GUESTDBG_BLOCKIRQ = 1 << 20,
+};
+/* DR7 in effect: the outside debugger's while it uses hardware breakpoints, else the guest's. */
+u64 debug_dr7(const struct vcpu *v);
+/* #DB about to be delivered belongs to the outside debugger: stop filled in, caller drops the event. */
+bool debug_intercept(struct vcpu *v, const struct event *ev);
+/* INT3 at v->rip: OP_STOP if the outside debugger wants it, else OP_NEXT. */
+int debug_software_breakpoint(struct vcpu *v);
+/* A data access while v->watch_mask != 0: sets pending_db on a match. acc = ACC_R/ACC_W. */
+void debug_data_access(struct vcpu *v, gva_t la, unsigned int size, u32 acc);
+/* May this page's translation be used without debug_data_access()? Asked when v->watch_mask != 0. */
+bool debug_watches_page(const struct vcpu *v, gva_t la);
+void debug_io_access(struct vcpu *v, u16 port, unsigned int size);
 /* Recompute v->step_mask after a change of DR7, guest_debug or their addresses. */
 void debug_update(struct vcpu *v);
 /* Before the instruction at v->rip: instruction breakpoints. OP_NEXT, OP_EXC (#DB fault) or OP_STOP. */
@@ -750,6 +810,7 @@ int cpu_set_cr4(struct vcpu *v, u64 val);
 int cpu_set_xcr0(struct vcpu *v, u64 val);
 bool cpu_cr0_valid(const struct vcpu *v, u64 val);
 bool cpu_cr4_valid(const struct vcpu *v, u64 val);
+bool cpu_xcr0_valid(const struct vcpu *v, u64 val);
 
 /* ---- MSRs, CPUID (msr.c, cpuid.c) ---------------------------------------------------------------- */
 
@@ -762,3 +823,11 @@ u32 cpuid_supported(struct cpuid_entry *e, u32 max);
 void cpuid_adopt(struct vcpu *v);
 /* CPUID instruction */
 void cpuid_eval(struct vcpu *v, u32 leaf, u32 sub, u32 out[4]);
+/* What KVM_GET_CPUID2 shows for an entry now: OSXSAVE, OSPKE, APIC and XSAVE sizes filled in. */
+void cpuid_dynamic(const struct vcpu *v, struct cpuid_entry *e);
+/* The processor signature: CPUID.1:EAX, what EDX holds after reset. */
+u32 cpuid_signature(const struct vcpu *v);
+/* KVM_GET_MSR_INDEX_LIST (feature = false) or KVM_GET_MSR_FEATURE_INDEX_LIST; n = count. */
+const u32 *msr_list(bool feature, u32 *n);
+/* Value of a feature MSR without a vCPU (KVM_GET_MSRS on the system fd): 0 or -EINVAL. */
+int msr_feature(u32 index, u64 *val);
