@@ -340,6 +340,30 @@ static void note_memory(struct decode *d, const struct work *w, const ZydisDecod
 		d->mem_acc |= MEM_W;
 }
 
+/* Not every instruction that needs vector state names a vector register: CVTSD2SI from memory. */
+static bool uses_vector_unit(const struct insn_row *row)
+{
+	switch (row->mnemonic) {
+	case ZYDIS_MNEMONIC_MOVNTI:
+	case ZYDIS_MNEMONIC_CRC32:
+	case ZYDIS_MNEMONIC_LFENCE:
+	case ZYDIS_MNEMONIC_MFENCE:
+	case ZYDIS_MNEMONIC_SFENCE:
+		return false;
+	default:
+		break;
+	}
+	switch (row->feature) {
+	case FEAT_MMX: case FEAT_SSE: case FEAT_SSE2: case FEAT_SSE3: case FEAT_SSSE3:
+	case FEAT_SSE4_1: case FEAT_SSE4_2: case FEAT_AVX: case FEAT_AVX2: case FEAT_FMA:
+	case FEAT_F16C: case FEAT_AES: case FEAT_VAES: case FEAT_PCLMULQDQ: case FEAT_VPCLMULQDQ:
+	case FEAT_SHA_NI: case FEAT_GFNI: case FEAT_AVX_VNNI:
+		return true;
+	default:
+		return false;
+	}
+}
+
 static void note_operands(struct decode *d, const struct work *w)
 {
 	bool have_mem = false;
@@ -354,26 +378,11 @@ static void note_operands(struct decode *d, const struct work *w)
 			have_mem = d->rec.flags & INSN_MEM;
 		}
 	}
-	switch (w->zi.mnemonic) {
-	case ZYDIS_MNEMONIC_EMMS:
-		d->x87 = true;
-		/* fall through */
-	case ZYDIS_MNEMONIC_LDMXCSR:
-	case ZYDIS_MNEMONIC_STMXCSR:
-	case ZYDIS_MNEMONIC_VLDMXCSR:
-	case ZYDIS_MNEMONIC_VSTMXCSR:
-	case ZYDIS_MNEMONIC_VZEROALL:
-	case ZYDIS_MNEMONIC_VZEROUPPER:
+	if (w->zi.mnemonic == ZYDIS_MNEMONIC_BSF || w->zi.mnemonic == ZYDIS_MNEMONIC_BSR)
+		d->gpr_full = 0; /* a zero source leaves the destination alone */
+	if (uses_vector_unit(&insn_rows[d->rec.id]))
 		d->vector = true;
-		break;
-	case ZYDIS_MNEMONIC_BSF: /* a zero source leaves the destination alone */
-	case ZYDIS_MNEMONIC_BSR:
-		d->gpr_full = 0;
-		break;
-	default:
-		break;
-	}
-	if (insn_rows[d->rec.id].feature == FEAT_FPU)
+	if (insn_rows[d->rec.id].feature == FEAT_FPU || d->rec.id == INSN_EMMS)
 		d->x87 = d->vector = true;
 	d->avx = d->vector && d->encoding == ENC_VEX;
 	d->gpr_full &= (u16)~d->gpr_read;
@@ -515,11 +524,19 @@ static void set_flags(struct decode *d, unsigned int traits)
 		r->flags |= INSN_REXW;
 }
 
+/* In 16-bit code: does the instruction need 66 in 64-bit mode? Some (MOVNTI) know no 16-bit form. */
+static bool is_word_operation(const struct work *w)
+{
+	if (!w->zi.operand_count_visible)
+		return w->zi.operand_width == 16;
+	if (w->zi.mnemonic == ZYDIS_MNEMONIC_CRC32)
+		return w->op[1].size == 16;
+	return w->op[0].size == 16;
+}
+
 /* Which of the prefixes belong to the opcode, whatever mode the bytes run in. */
 static void set_opcode_prefixes(struct decode *d, const struct work *w)
 {
-	bool adcx = w->zi.mnemonic == ZYDIS_MNEMONIC_ADCX;
-
 	for (unsigned int k = 0; k < w->zi.raw.prefix_count; k++) {
 		u8 b = w->zi.raw.prefixes[k].value;
 
@@ -527,10 +544,10 @@ static void set_opcode_prefixes(struct decode *d, const struct work *w)
 		    w->zi.raw.prefixes[k].type == ZYDIS_PREFIX_TYPE_MANDATORY)
 			d->rep_op = b;
 	}
-	if (d->csz != 2 || d->vector || adcx)
+	if (d->csz != 2 || d->vector || w->zi.mnemonic == ZYDIS_MNEMONIC_ADCX)
 		d->size66 = d->p66;
 	else
-		d->size66 = w->zi.operand_width == 16;
+		d->size66 = is_word_operation(w);
 }
 
 static void fill(struct decode *d, const struct work *w, unsigned int id)

@@ -229,6 +229,11 @@ static void store_registers(struct stub *s)
 			emit_store(&s->e, s->host[g], R_VCPU, (size_t)OFF_GPR(g));
 }
 
+static bool waits_for_x87(const struct stub *s)
+{
+	return s->d->x87 && s->rec->id != INSN_FNSTCW && s->rec->id != INSN_FNSTSW;
+}
+
 bool stub_compute(struct stub *s)
 {
 	const struct decode *d = s->d;
@@ -238,6 +243,8 @@ bool stub_compute(struct stub *s)
 		return false;
 	if (d->vector)
 		stub_fp_begin(s);
+	if (mem && waits_for_x87(s))
+		emit1(&s->e, 0x9b); /* fwait: a pending #MF comes before faults of the operand */
 	if (mem)
 		stub_mem_begin(s);
 	if (d->flags_read || d->flags_keep)

@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: MIT */
+#include "engine.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "cpu/native_priv.h"
+
+static struct vcpu *v;
+static struct machine *vm;
+static uint8_t *arena;
+static const struct knobs *knobs;
+static struct istate *state;
+static struct tlb_entry tlb[TLB_ENTRIES];
+
+uint8_t *engine_arena(void) { return arena; }
+struct vcpu *engine_vcpu(void) { return v; }
+
+/* ---- the rest of the processor -------------------------------------------------------------------- */
+
+/* Handlers of rows that are not native: one HANDLER(name) each, made from spec/insn.def. */
+#define HANDLER(name) int name(struct vcpu *vc, const struct insn *i) { return RAISE_UD(vc); }
+#include "handlers.inc"
+#undef HANDLER
+
+int op_lea(struct vcpu *vc, const struct insn *i) { return RAISE_UD(vc); }
+
+int cpu_raise_err(struct vcpu *vc, u8 vector, u32 error)
+{
+	vc->exc = (struct event){ .valid = true, .vector = vector, .error = error };
+	return OP_EXC;
+}
+
+int cpu_raise(struct vcpu *vc, u8 vector) { return cpu_raise_err(vc, vector, 0); }
+void vm_resume(struct machine *m, struct vcpu *self, u32 post) { }
+
+int cpu_fp_need(struct vcpu *vc, const struct insn *i)
+{
+	vec_load(state);
+	vc->fp_live = 1;
+	return OP_NEXT;
+}
+
+void cpu_fp_spill(struct vcpu *vc)
+{
+	if (vc->fp_live)
+		vec_save(state);
+	vc->fp_live = 0;
+}
+
+u64 cpu_ea(const struct vcpu *vc, const struct insn *i)
+{
+	u64 ea = (u64)(s64)i->disp;
+
+	if (i->base == GPR_MOFFS)
+		ea = (u64)i->imm;
+	else if (i->base == GPR_RIP)
+		ea += cpu_next_rip(vc, i);
+	else if (i->base != GPR_NONE)
+		ea += vc->gpr[i->base];
+	if (i->index != GPR_NONE)
+		ea += vc->gpr[i->index] << insn_scale(i);
+	if (insn_asz(i) == 4)
+		ea = (u32)ea;
+	return ea;
+}
+
+static uint64_t linear(const struct vcpu *vc, enum seg seg, u64 ea)
+{
+	return seg == SEG_GS ? ea + vc->gs_base_copy : ea;
+}
+
+static uint8_t *arena_at(uint64_t la, unsigned int size)
+{
+	return la >= ARENA && la <= ARENA + ARENA_SIZE - size ? arena + (la - ARENA) : NULL;
+}
+
+void *cpu_mem_begin(struct vcpu *vc, const struct insn *i, unsigned int size, u32 acc, s64 off)
+{
+	uint64_t la = linear(vc, insn_seg(i), cpu_ea(vc, i) + (u64)off);
+	uint8_t *p = arena_at(la, size);
+
+	if (!p) {
+		vc->scratch[7] = (u64)cpu_raise_err(vc, EXC_PF, 0);
+		return NULL;
+	}
+	if (!knobs->bounce && (la & 4095) + size <= 4096)
+		return p;
+	vc->bounce.ptr = &vc->bounce.buf[la & 63];
+	vc->bounce.la = la;
+	vc->bounce.size = size;
+	vc->bounce.active = acc & ACC_W ? 1 : 0;
+	memcpy(vc->bounce.ptr, p, size);
+	/* An MMIO access may well have made somebody look at the vector state. */
+	cpu_fp_spill(vc);
+	return vc->bounce.ptr;
+}
+
+int cpu_mem_commit(struct vcpu *vc)
+{
+	memcpy(arena_at(vc->bounce.la, vc->bounce.size), vc->bounce.ptr, vc->bounce.size);
+	vc->bounce.active = 0;
+	return vc->bounce.la & 1 ? OP_END : OP_NEXT;
+}
+
+int cpu_read(struct vcpu *vc, enum seg seg, u64 ea, void *dst, unsigned int size)
+{
+	uint8_t *p = arena_at(linear(vc, seg, ea), size);
+
+	if (!p)
+		return cpu_raise_err(vc, EXC_PF, 0);
+	memcpy(dst, p, size);
+	return 0;
+}
+
+int cpu_write(struct vcpu *vc, enum seg seg, u64 ea, const void *src, unsigned int size)
+{
+	uint8_t *p = arena_at(linear(vc, seg, ea), size);
+
+	if (!p)
+		return cpu_raise_err(vc, EXC_PF, 0);
+	memcpy(p, src, size);
+	return 0;
+}
+
+int cpu_probe_write(struct vcpu *vc, enum seg seg, u64 ea, unsigned int size)
+{
+	return arena_at(linear(vc, seg, ea), size) ? 0 : cpu_raise_err(vc, EXC_PF, 0);
+}
+
+/* ---- running ------------------------------------------------------------------------------------- */
+
+static bool on_signal(int sig, void *info, void *uctx)
+{
+	return native_fault(v, sig, info, uctx);
+}
+
+bool engine_init(void)
+{
+	v = aligned_alloc(64, (sizeof(*v) + 63) & ~63ul);
+	vm = calloc(1, sizeof(*vm));
+	arena = mmap(NULL, ARENA_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (!v || !vm || arena == MAP_FAILED)
+		return false;
+	memset(v, 0, sizeof(*v));
+	v->xsave = aligned_alloc(64, XSAVE_AREA);
+	v->vm = vm;
+	v->csz = 8;
+	v->cr4 = CR4_OSFXSR | CR4_OSXMMEXCPT;
+	v->dtlb = tlb;
+	v->gs_base_copy = GS_BASE;
+	v->rflags = FLAG_FIXED;
+	oracle_other_signal = on_signal;
+	return !native_init(v);
+}
+
+static void fill_tlb(uint8_t pages)
+{
+	for (unsigned int k = 0; k < TLB_ENTRIES; k++)
+		tlb[k].tag_r = tlb[k].tag_w = TLB_NEVER;
+	for (unsigned int p = 0; p < ARENA_SIZE / 4096; p++) {
+		uint64_t la = ARENA + p * 4096;
+		struct tlb_entry *t = &tlb[la >> 12 & (TLB_ENTRIES - 1)];
+
+		t->addend = (uint64_t)arena - ARENA;
+		if (pages & 1 << p)
+			t->tag_r = la;
+		if (pages & 16 << p)
+			t->tag_w = la;
+	}
+}
+
+static int bind(const struct decode *d, unsigned int off, struct insn *rec)
+{
+	rec[0] = d->rec;
+	rec[0].off = (u16)off;
+	if (native_bind(v, d, rec)) {
+		native_reset(v);
+		if (native_bind(v, d, rec))
+			return -1;
+	}
+	rec[1] = (struct insn){ .fn = native_trace_end(v), .seq = 1 };
+	return 0;
+}
+
+static int result(int res, const struct insn *rec)
+{
+	if (v->fp_live)
+		vec_save(state);
+	v->fp_live = 0;
+	__asm__ volatile("fninit");
+	if (res == OP_EXC && v->cur == rec)
+		return v->exc.vector;
+	if ((res == OP_NEXT && v->cur == rec + 1) || (res == OP_END && v->cur == rec))
+		return -1;
+	fprintf(stderr, "# result %d at record %d\n", res, (int)(v->cur - rec));
+	return -2;
+}
+
+int engine_run(const struct decode *d, unsigned int off, const struct knobs *k, struct istate *s)
+{
+	static struct insn rec[2];
+	int res;
+
+	if (bind(d, off, rec))
+		return -2;
+	knobs = k;
+	state = s;
+	fill_tlb(k->tlb);
+	memcpy(v->gpr, s->gpr, sizeof(v->gpr));
+	cpu_set_rflags(v, s->flags);
+	v->page_rip = SLOT;
+	v->csz = d->csz;
+	v->bounce.active = 0;
+	v->cur = NULL;
+	v->fp_live = !k->lazy_fp;
+	if (v->fp_live)
+		vec_load(s);
+	res = native_run(v, rec);
+	res = result(res, rec);
+	memcpy(s->gpr, v->gpr, sizeof(v->gpr));
+	s->flags = cpu_rflags(v);
+	return res;
+}
