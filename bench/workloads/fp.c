@@ -20,7 +20,8 @@ static uint64_t nbody_run(unsigned int rounds)
 	struct body b[5];
 
 	for (int i = 0; i < 5; i++)
-		b[i] = (struct body){ { i * 1.7, i * i * 0.9 - 2, 0.1 * i }, { 0.2 * i, 0.5 - 0.1 * i, 0.01 * i }, 4.0 / (i + 1) };
+		b[i] = (struct body){ { i * 1.7, i * i * 0.9 - 2, 0.1 * i }, { 0.2 * i, 0.5 - 0.1 * i, 0.01 * i },
+				      4.0 / (i + 1) };
 	while (rounds--) {
 		for (int i = 0; i < 5; i++)
 			for (int j = i + 1; j < 5; j++) {

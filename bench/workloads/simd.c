@@ -87,7 +87,8 @@ static uint64_t sad_run(unsigned int rounds)
 /* Bytes to hexadecimal text: pshufb, unpack. */
 __attribute__((target("ssse3"))) static uint64_t hex_run(unsigned int rounds)
 {
-	const __m128i digits = _mm_setr_epi8('0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f');
+	const __m128i digits = _mm_setr_epi8('0', '1', '2', '3', '4', '5', '6', '7',
+					     '8', '9', 'a', 'b', 'c', 'd', 'e', 'f');
 	const __m128i low = _mm_set1_epi8(15);
 	uint64_t sum = 0;
 
