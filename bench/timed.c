@@ -29,7 +29,7 @@ static double now(void)
 struct line {
 	char text[256];
 	size_t n;
-	double first;	/* when its first byte came */
+	double first; /* when its first byte came */
 };
 
 static void line_done(const struct line *l, double start)
@@ -43,7 +43,8 @@ static void line_done(const struct line *l, double start)
 	if (l->text[0] == '+') {
 		snprintf(name, sizeof(name), "%.120s", l->text + 1);
 		began = now();
-	} else if (l->text[0] == '-' && sscanf(l->text + 1, "%*s %lf %63s", &guest, sum) == 2 && *name) {
+	} else if (l->text[0] == '-' && sscanf(l->text + 1, "%*s %lf %63s", &guest, sum) == 2 &&
+		   *name) {
 		printf("%s %.6f %.6f %s\n", name, l->first - began, guest, sum);
 		*name = 0;
 	} else if (l->text[0] == '!') {

@@ -71,7 +71,12 @@ static inline uint64_t mix(uint64_t sum, uint64_t value)
 }
 
 /* Keeps the compiler from knowing a value. */
-#define opaque(x) ({ __typeof__(x) x_ = (x); __asm__ volatile("" : "+r"(x_)); x_; })
+#define opaque(x)                                                                                  \
+	({                                                                                         \
+		__typeof__(x) x_ = (x);                                                            \
+		__asm__ volatile("" : "+r"(x_));                                                   \
+		x_;                                                                                \
+	})
 
 static void run_one(const struct workload *w, int no_work)
 {
@@ -83,7 +88,7 @@ static void run_one(const struct workload *w, int no_work)
 		return;
 	}
 	snprintf(line, sizeof(line), "+%s\n", w->name);
-	seconds();	/* pays for the first call's page faults before the mark */
+	seconds(); /* pays for the first call's page faults before the mark */
 	mark(line);
 
 	double start = seconds();
@@ -124,9 +129,9 @@ static int run_workloads(const struct workload *table, size_t n, int argc, char 
 	return 0;
 }
 
-#define WORKLOADS(...)										\
-	int main(int argc, char **argv)								\
-	{											\
-		static const struct workload table[] = { __VA_ARGS__ };				\
-		return run_workloads(table, sizeof(table) / sizeof(table[0]), argc, argv);	\
+#define WORKLOADS(...)                                                                             \
+	int main(int argc, char **argv)                                                            \
+	{                                                                                          \
+		static const struct workload table[] = { __VA_ARGS__ };                            \
+		return run_workloads(table, sizeof(table) / sizeof(table[0]), argc, argv);         \
 	}

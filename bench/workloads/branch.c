@@ -17,11 +17,17 @@ static uint64_t fib_run(unsigned int rounds)
 }
 
 typedef uint64_t (*step)(uint64_t);
-#define STEP(n, e) __attribute__((noinline)) static uint64_t step##n(uint64_t v) { return e; }
-STEP(0, v + 1) STEP(1, v ^ 0x5555) STEP(2, v << 1 | v >> 63) STEP(3, v * 3)
-STEP(4, v - 7) STEP(5, ~v) STEP(6, v >> 3 ^ v) STEP(7, v + (v << 5))
+#define STEP(n, e)                                                                                 \
+	__attribute__((noinline)) static uint64_t step##n(uint64_t v)                              \
+	{                                                                                          \
+		return e;                                                                          \
+	}
+STEP(0, v + 1)
+STEP(1, v ^ 0x5555)
+STEP(2, v << 1 | v >> 63) STEP(3, v * 3) STEP(4, v - 7) STEP(5, ~v) STEP(6, v >> 3 ^ v)
+	STEP(7, v + (v << 5))
 
-static uint64_t indirect_run(unsigned int rounds)
+		static uint64_t indirect_run(unsigned int rounds)
 {
 	static const step table[8] = { step0, step1, step2, step3, step4, step5, step6, step7 };
 	uint64_t v = 1;
@@ -38,8 +44,9 @@ static uint64_t bytecode_run(unsigned int rounds)
 {
 	/* s = 0; n = 2000; do { s = (s + n) * 3 - n; } while (--n); */
 	static const uint16_t code[] = {
-		PUSH, 0, STOREN, 0, PUSH, 2000, STOREN, 1, LOADN, 0, LOADN, 1, ADD, PUSH, 3, MUL, LOADN, 1, SUB,
-		STOREN, 0, LOADN, 1, DEC, DUP, STOREN, 1, JNZ, 8, HALT,
+		PUSH,  0,     STOREN, 0,    PUSH, 2000,	  STOREN, 1,   LOADN, 0,
+		LOADN, 1,     ADD,    PUSH, 3,	  MUL,	  LOADN,  1,   SUB,   STOREN,
+		0,     LOADN, 1,      DEC,  DUP,  STOREN, 1,	  JNZ, 8,     HALT,
 	};
 	uint64_t sum = 0;
 
@@ -49,18 +56,50 @@ static uint64_t bytecode_run(unsigned int rounds)
 
 		for (int on = 1; on;)
 			switch (*pc++) {
-			case PUSH: *sp++ = *pc++; break;
-			case ADD: sp--; sp[-1] += sp[0]; break;
-			case SUB: sp--; sp[-1] -= sp[0]; break;
-			case MUL: sp--; sp[-1] *= sp[0]; break;
-			case DUP: *sp = sp[-1]; sp++; break;
-			case SWAP: { uint64_t t = sp[-1]; sp[-1] = sp[-2]; sp[-2] = t; break; }
-			case OVER: *sp = sp[-2]; sp++; break;
-			case LOADN: *sp++ = var[*pc++]; break;
-			case STOREN: var[*pc++] = *--sp; break;
-			case DEC: sp[-1]--; break;
-			case JNZ: pc = *--sp ? code + *pc : pc + 1; break;
-			default: on = 0; break;
+			case PUSH:
+				*sp++ = *pc++;
+				break;
+			case ADD:
+				sp--;
+				sp[-1] += sp[0];
+				break;
+			case SUB:
+				sp--;
+				sp[-1] -= sp[0];
+				break;
+			case MUL:
+				sp--;
+				sp[-1] *= sp[0];
+				break;
+			case DUP:
+				*sp = sp[-1];
+				sp++;
+				break;
+			case SWAP: {
+				uint64_t t = sp[-1];
+				sp[-1] = sp[-2];
+				sp[-2] = t;
+				break;
+			}
+			case OVER:
+				*sp = sp[-2];
+				sp++;
+				break;
+			case LOADN:
+				*sp++ = var[*pc++];
+				break;
+			case STOREN:
+				var[*pc++] = *--sp;
+				break;
+			case DEC:
+				sp[-1]--;
+				break;
+			case JNZ:
+				pc = *--sp ? code + *pc : pc + 1;
+				break;
+			default:
+				on = 0;
+				break;
 			}
 		sum = mix(sum, var[0]);
 	}
@@ -121,8 +160,8 @@ static uint64_t lexer_run(unsigned int rounds)
 }
 
 /* Towers of Hanoi by explicit recursion with a callback: deep call chains, many arguments. */
-__attribute__((noinline))
-static void hanoi(int n, int from, int to, int by, void (*move)(int, int, uint64_t *), uint64_t *sum)
+__attribute__((noinline)) static void hanoi(int n, int from, int to, int by,
+					    void (*move)(int, int, uint64_t *), uint64_t *sum)
 {
 	if (!n)
 		return;
@@ -145,10 +184,6 @@ static uint64_t hanoi_run(unsigned int rounds)
 	return sum;
 }
 
-WORKLOADS(
-	{ "fib", 700, fib_run },
-	{ "indirect", 4000, indirect_run },
-	{ "bytecode", 500, bytecode_run },
-	{ "bsearch", 500, bsearch_run },
-	{ "lexer", 70, lexer_run },
-	{ "hanoi", 350, hanoi_run })
+WORKLOADS({ "fib", 700, fib_run }, { "indirect", 4000, indirect_run },
+	  { "bytecode", 500, bytecode_run }, { "bsearch", 500, bsearch_run },
+	  { "lexer", 70, lexer_run }, { "hanoi", 350, hanoi_run })

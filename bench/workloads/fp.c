@@ -20,7 +20,8 @@ static uint64_t nbody_run(unsigned int rounds)
 	struct body b[5];
 
 	for (int i = 0; i < 5; i++)
-		b[i] = (struct body){ { i * 1.7, i * i * 0.9 - 2, 0.1 * i }, { 0.2 * i, 0.5 - 0.1 * i, 0.01 * i },
+		b[i] = (struct body){ { i * 1.7, i * i * 0.9 - 2, 0.1 * i },
+				      { 0.2 * i, 0.5 - 0.1 * i, 0.01 * i },
 				      4.0 / (i + 1) };
 	while (rounds--) {
 		for (int i = 0; i < 5; i++)
@@ -160,10 +161,6 @@ static uint64_t convert_run(unsigned int rounds)
 	return (uint64_t)n;
 }
 
-WORKLOADS(
-	{ "nbody", 150000, nbody_run },
-	{ "matmul", 45, matmul_run },
-	{ "mandelbrot", 70, mandelbrot_run },
-	{ "fft", 1500, fft_run },
-	{ "x87", 4000, x87_run },
-	{ "convert", 6000, convert_run })
+WORKLOADS({ "nbody", 150000, nbody_run }, { "matmul", 45, matmul_run },
+	  { "mandelbrot", 70, mandelbrot_run }, { "fft", 1500, fft_run }, { "x87", 4000, x87_run },
+	  { "convert", 6000, convert_run })

@@ -55,17 +55,18 @@ static void sha256_block(uint32_t h[8], const uint32_t k[64], const uint8_t *p)
 	uint32_t w[64], s[8];
 
 	for (int i = 0; i < 16; i++)
-		w[i] = (uint32_t)p[4 * i] << 24 | (uint32_t)p[4 * i + 1] << 16 | (uint32_t)p[4 * i + 2] << 8 |
-		       p[4 * i + 3];
+		w[i] = (uint32_t)p[4 * i] << 24 | (uint32_t)p[4 * i + 1] << 16 |
+		       (uint32_t)p[4 * i + 2] << 8 | p[4 * i + 3];
 	for (int i = 16; i < 64; i++) {
 		uint32_t a = w[i - 15], b = w[i - 2];
 
-		w[i] = w[i - 16] + (ror(a, 7) ^ ror(a, 18) ^ a >> 3) + w[i - 7] + (ror(b, 17) ^ ror(b, 19) ^ b >> 10);
+		w[i] = w[i - 16] + (ror(a, 7) ^ ror(a, 18) ^ a >> 3) + w[i - 7] +
+		       (ror(b, 17) ^ ror(b, 19) ^ b >> 10);
 	}
 	memcpy(s, h, sizeof(s));
 	for (int i = 0; i < 64; i++) {
-		uint32_t t1 = s[7] + (ror(s[4], 6) ^ ror(s[4], 11) ^ ror(s[4], 25)) + ((s[4] & s[5]) ^ (~s[4] & s[6])) +
-			      k[i] + w[i];
+		uint32_t t1 = s[7] + (ror(s[4], 6) ^ ror(s[4], 11) ^ ror(s[4], 25)) +
+			      ((s[4] & s[5]) ^ (~s[4] & s[6])) + k[i] + w[i];
 		uint32_t t2 = (ror(s[0], 2) ^ ror(s[0], 13) ^ ror(s[0], 22)) +
 			      ((s[0] & s[1]) ^ (s[0] & s[2]) ^ (s[1] & s[2]));
 
@@ -338,12 +339,7 @@ static uint64_t divide_run(unsigned int rounds)
 	return sum;
 }
 
-WORKLOADS(
-	{ "crc32", 40, crc32_run },
-	{ "sha256", 14, sha256_run },
-	{ "quicksort", 18, quicksort_run },
-	{ "lz", 16, lz_run },
-	{ "hash", 60, hash_run },
-	{ "sieve", 45, sieve_run },
-	{ "bignum", 190000, bignum_run },
-	{ "divide", 4000, divide_run })
+WORKLOADS({ "crc32", 40, crc32_run }, { "sha256", 14, sha256_run },
+	  { "quicksort", 18, quicksort_run }, { "lz", 16, lz_run }, { "hash", 60, hash_run },
+	  { "sieve", 45, sieve_run }, { "bignum", 190000, bignum_run },
+	  { "divide", 4000, divide_run })

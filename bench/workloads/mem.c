@@ -108,12 +108,7 @@ static uint64_t scatter(unsigned int rounds)
 	return sum;
 }
 
-WORKLOADS(
-	{ "copy-1k", 400000, copy_1k },
-	{ "copy-64k", 12000, copy_64k },
-	{ "copy-16m", 12, copy_16m },
-	{ "set-4k", 400000, set_4k },
-	{ "chase-16k", 25000, chase_16k },
-	{ "chase-1m", 3000, chase_1m },
-	{ "chase-32m", 150, chase_32m },
-	{ "scatter-8m", 5000, scatter })
+WORKLOADS({ "copy-1k", 400000, copy_1k }, { "copy-64k", 12000, copy_64k },
+	  { "copy-16m", 12, copy_16m }, { "set-4k", 400000, set_4k },
+	  { "chase-16k", 25000, chase_16k }, { "chase-1m", 3000, chase_1m },
+	  { "chase-32m", 150, chase_32m }, { "scatter-8m", 5000, scatter })

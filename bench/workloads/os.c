@@ -89,7 +89,8 @@ static uint64_t touch_run(unsigned int rounds)
 
 	while (rounds--) {
 		size_t n = 256 * 4096;
-		uint8_t *p = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		uint8_t *p =
+			mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 		for (size_t i = 0; i < n; i += 4096)
 			p[i] = (uint8_t)(i >> 12);
@@ -155,12 +156,6 @@ static uint64_t thread_run(unsigned int rounds)
 	return sum;
 }
 
-WORKLOADS(
-	{ "getppid", 200, getppid_run },
-	{ "fork", 200, fork_run },
-	{ "exec", 60, exec_run },
-	{ "pipe", 2000, pipe_run },
-	{ "touch", 80, touch_run },
-	{ "signal", 10000, signal_run },
-	{ "file", 20000, file_run },
-	{ "thread", 500, thread_run })
+WORKLOADS({ "getppid", 200, getppid_run }, { "fork", 200, fork_run }, { "exec", 60, exec_run },
+	  { "pipe", 2000, pipe_run }, { "touch", 80, touch_run }, { "signal", 10000, signal_run },
+	  { "file", 20000, file_run }, { "thread", 500, thread_run })

@@ -10,7 +10,8 @@ static uint8_t *code(void)
 	static uint8_t *p;
 
 	if (!p)
-		p = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		p = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE | PROT_EXEC,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	return p;
 }
 
@@ -25,7 +26,7 @@ static void emit(uint8_t *p, uint32_t a, uint32_t b, uint32_t c, uint32_t n)
 {
 	*p++ = 0xb9, p = put32(p, n);				/* mov ecx, n */
 	*p++ = 0x48, *p++ = 0x89, *p++ = 0xf8;			/* mov rax, rdi */
-	*p++ = 0x48, *p++ = 0x69, *p++ = 0xc0, p = put32(p, a);	/* imul rax, rax, a */
+	*p++ = 0x48, *p++ = 0x69, *p++ = 0xc0, p = put32(p, a); /* imul rax, rax, a */
 	*p++ = 0x48, *p++ = 0x05, p = put32(p, b);		/* add rax, b */
 	*p++ = 0x48, *p++ = 0x35, p = put32(p, c);		/* xor rax, c */
 	*p++ = 0xff, *p++ = 0xc9;				/* dec ecx */
@@ -67,12 +68,12 @@ static uint64_t inline_run(unsigned int rounds)
 {
 	uint8_t *p = code(), *q = p;
 
-	*q++ = 0x31, *q++ = 0xc0;				/* xor eax, eax */
-	*q++ = 0x89, *q++ = 0xf9;				/* mov ecx, edi */
-	*q++ = 0xff, *q++ = 0x05, q = put32(q, 1);		/* inc dword [rip+1]: the constant below */
-	*q++ = 0x05, q = put32(q, 0);				/* add eax, constant */
-	*q++ = 0xff, *q++ = 0xc9;				/* dec ecx */
-	*q++ = 0x75, *q++ = (uint8_t)-15;			/* jnz inc */
+	*q++ = 0x31, *q++ = 0xc0;		   /* xor eax, eax */
+	*q++ = 0x89, *q++ = 0xf9;		   /* mov ecx, edi */
+	*q++ = 0xff, *q++ = 0x05, q = put32(q, 1); /* inc dword [rip+1]: the constant below */
+	*q++ = 0x05, q = put32(q, 0);		   /* add eax, constant */
+	*q++ = 0xff, *q++ = 0xc9;		   /* dec ecx */
+	*q++ = 0x75, *q++ = (uint8_t)-15;	   /* jnz inc */
 	*q++ = 0xc3;
 	return ((fn)(uintptr_t)p)(rounds);
 }
@@ -95,8 +96,5 @@ static uint64_t reload_run(unsigned int rounds)
 	return v;
 }
 
-WORKLOADS(
-	{ "jit", 20000, jit_run },
-	{ "patch", 120000, patch_run },
-	{ "inline", 100000, inline_run },
-	{ "reload", 4000, reload_run })
+WORKLOADS({ "jit", 20000, jit_run }, { "patch", 120000, patch_run },
+	  { "inline", 100000, inline_run }, { "reload", 4000, reload_run })

@@ -26,11 +26,14 @@ static uint8_t *ram;
 
 static const char *errno_name(int e)
 {
-	static const struct { int e; const char *name; } names[] = {
+	static const struct {
+		int e;
+		const char *name;
+	} names[] = {
 #define E(x) { x, #x }
-		E(EPERM), E(ENOENT), E(EINTR), E(ENXIO), E(E2BIG), E(EBADF), E(EAGAIN), E(ENOMEM), E(EFAULT), E(EBUSY),
-		E(EEXIST), E(EINVAL), E(ENOTTY), E(ENOSPC), E(EOPNOTSUPP), E(ENOSYS), E(EIO), E(ENODEV), E(ERANGE),
-		E(EACCES), E(ENODATA),
+		E(EPERM),      E(ENOENT), E(EINTR), E(ENXIO),  E(E2BIG),  E(EBADF),  E(EAGAIN),
+		E(ENOMEM),     E(EFAULT), E(EBUSY), E(EEXIST), E(EINVAL), E(ENOTTY), E(ENOSPC),
+		E(EOPNOTSUPP), E(ENOSYS), E(EIO),   E(ENODEV), E(ERANGE), E(EACCES), E(ENODATA),
 	};
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
@@ -81,7 +84,8 @@ static void new_vm(bool irqchip)
 		ioctl(vm, KVM_CREATE_IRQCHIP, 0);
 	ioctl(vm, KVM_SET_USER_MEMORY_REGION, &r);
 	vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
-	run = mmap(NULL, (size_t)ioctl(dev, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
+	run = mmap(NULL, (size_t)ioctl(dev, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE,
+		   MAP_SHARED, vcpu, 0);
 	errno = 0;
 }
 
@@ -108,29 +112,79 @@ static long go(const char *name)
 	say(ret, "%s: KVM_RUN", name);
 	ioctl(vcpu, KVM_GET_REGS, &r);
 	if (!ret)
-		printf("%s: exit %u rip %llx rax %llx rcx %llx flags %llx\n", name, run->exit_reason, r.rip, r.rax, r.rcx,
-		       r.rflags);
+		printf("%s: exit %u rip %llx rax %llx rcx %llx flags %llx\n", name,
+		       run->exit_reason, r.rip, r.rax, r.rcx, r.rflags);
 	return ret;
 }
 
 static void system_questions(void)
 {
-	struct { struct kvm_msr_list l; uint32_t i[1000]; } msrs = { .l.nmsrs = 0 };
-	struct { struct kvm_cpuid2 c; struct kvm_cpuid_entry2 e[256]; } cpuid = { .c.nent = 1 };
+	struct {
+		struct kvm_msr_list l;
+		uint32_t i[1000];
+	} msrs = { .l.nmsrs = 0 };
+	struct {
+		struct kvm_cpuid2 c;
+		struct kvm_cpuid_entry2 e[256];
+	} cpuid = { .c.nent = 1 };
 	static const int caps[] = {
-		KVM_CAP_IRQCHIP, KVM_CAP_HLT, KVM_CAP_USER_MEMORY, KVM_CAP_SET_TSS_ADDR, KVM_CAP_EXT_CPUID, KVM_CAP_PIT,
-		KVM_CAP_PIT2, KVM_CAP_PIT_STATE2, KVM_CAP_MP_STATE, KVM_CAP_COALESCED_MMIO, KVM_CAP_COALESCED_PIO,
-		KVM_CAP_SYNC_MMU, KVM_CAP_DESTROY_MEMORY_REGION_WORKS, KVM_CAP_JOIN_MEMORY_REGIONS_WORKS, KVM_CAP_IRQ_ROUTING,
-		KVM_CAP_IRQ_INJECT_STATUS, KVM_CAP_SET_BOOT_CPU_ID, KVM_CAP_IOEVENTFD, KVM_CAP_IRQFD, KVM_CAP_IRQFD_RESAMPLE,
-		KVM_CAP_SET_IDENTITY_MAP_ADDR, KVM_CAP_VCPU_EVENTS, KVM_CAP_DEBUGREGS, KVM_CAP_X86_ROBUST_SINGLESTEP,
-		KVM_CAP_SET_GUEST_DEBUG, KVM_CAP_XCRS, KVM_CAP_XSAVE, KVM_CAP_IMMEDIATE_EXIT, KVM_CAP_SIGNAL_MSI,
-		KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_IOEVENTFD_ANY_LENGTH, KVM_CAP_IOEVENTFD_NO_LENGTH, KVM_CAP_READONLY_MEM,
-		KVM_CAP_ENABLE_CAP_VM, KVM_CAP_KVMCLOCK_CTRL, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_CAP_X86_USER_SPACE_MSR,
-		KVM_CAP_X86_MSR_FILTER, KVM_CAP_EXCEPTION_PAYLOAD, KVM_CAP_GET_MSR_FEATURES, KVM_CAP_MSR_PLATFORM_INFO,
-		KVM_CAP_SYNC_REGS, KVM_CAP_MAX_VCPU_ID, KVM_CAP_BINARY_STATS_FD, KVM_CAP_SREGS2, KVM_CAP_VCPU_ATTRIBUTES,
-		KVM_CAP_VM_ATTRIBUTES, KVM_CAP_SYS_ATTRIBUTES, KVM_CAP_USER_NMI, KVM_CAP_X86_TRIPLE_FAULT_EVENT,
-		KVM_CAP_REINJECT_CONTROL, KVM_CAP_INTERNAL_ERROR_DATA, KVM_CAP_TSC_DEADLINE_TIMER, KVM_CAP_CHECK_EXTENSION_VM,
-		KVM_CAP_ARM_PSCI, KVM_CAP_S390_PSW, KVM_CAP_PPC_SMT,
+		KVM_CAP_IRQCHIP,
+		KVM_CAP_HLT,
+		KVM_CAP_USER_MEMORY,
+		KVM_CAP_SET_TSS_ADDR,
+		KVM_CAP_EXT_CPUID,
+		KVM_CAP_PIT,
+		KVM_CAP_PIT2,
+		KVM_CAP_PIT_STATE2,
+		KVM_CAP_MP_STATE,
+		KVM_CAP_COALESCED_MMIO,
+		KVM_CAP_COALESCED_PIO,
+		KVM_CAP_SYNC_MMU,
+		KVM_CAP_DESTROY_MEMORY_REGION_WORKS,
+		KVM_CAP_JOIN_MEMORY_REGIONS_WORKS,
+		KVM_CAP_IRQ_ROUTING,
+		KVM_CAP_IRQ_INJECT_STATUS,
+		KVM_CAP_SET_BOOT_CPU_ID,
+		KVM_CAP_IOEVENTFD,
+		KVM_CAP_IRQFD,
+		KVM_CAP_IRQFD_RESAMPLE,
+		KVM_CAP_SET_IDENTITY_MAP_ADDR,
+		KVM_CAP_VCPU_EVENTS,
+		KVM_CAP_DEBUGREGS,
+		KVM_CAP_X86_ROBUST_SINGLESTEP,
+		KVM_CAP_SET_GUEST_DEBUG,
+		KVM_CAP_XCRS,
+		KVM_CAP_XSAVE,
+		KVM_CAP_IMMEDIATE_EXIT,
+		KVM_CAP_SIGNAL_MSI,
+		KVM_CAP_SPLIT_IRQCHIP,
+		KVM_CAP_IOEVENTFD_ANY_LENGTH,
+		KVM_CAP_IOEVENTFD_NO_LENGTH,
+		KVM_CAP_READONLY_MEM,
+		KVM_CAP_ENABLE_CAP_VM,
+		KVM_CAP_KVMCLOCK_CTRL,
+		KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+		KVM_CAP_X86_USER_SPACE_MSR,
+		KVM_CAP_X86_MSR_FILTER,
+		KVM_CAP_EXCEPTION_PAYLOAD,
+		KVM_CAP_GET_MSR_FEATURES,
+		KVM_CAP_MSR_PLATFORM_INFO,
+		KVM_CAP_SYNC_REGS,
+		KVM_CAP_MAX_VCPU_ID,
+		KVM_CAP_BINARY_STATS_FD,
+		KVM_CAP_SREGS2,
+		KVM_CAP_VCPU_ATTRIBUTES,
+		KVM_CAP_VM_ATTRIBUTES,
+		KVM_CAP_SYS_ATTRIBUTES,
+		KVM_CAP_USER_NMI,
+		KVM_CAP_X86_TRIPLE_FAULT_EVENT,
+		KVM_CAP_REINJECT_CONTROL,
+		KVM_CAP_INTERNAL_ERROR_DATA,
+		KVM_CAP_TSC_DEADLINE_TIMER,
+		KVM_CAP_CHECK_EXTENSION_VM,
+		KVM_CAP_ARM_PSCI,
+		KVM_CAP_S390_PSW,
+		KVM_CAP_PPC_SMT,
 	};
 
 	ask(dev, KVM_GET_API_VERSION, 0, "api version");
@@ -164,11 +218,13 @@ static void system_questions(void)
 	ask(dev, 0xae7f, 0, "an unknown request on the system");
 	ask(vm, 0xae7f, 0, "an unknown request on a vm");
 	ask(vcpu, 0xae7f, 0, "an unknown request on a vcpu");
-	say(mmap(NULL, 4096, PROT_READ, MAP_SHARED, dev, 0) == MAP_FAILED ? -1 : 0, "mmap of the system");
+	say(mmap(NULL, 4096, PROT_READ, MAP_SHARED, dev, 0) == MAP_FAILED ? -1 : 0,
+	    "mmap of the system");
 	say(mmap(NULL, 4096, PROT_READ, MAP_SHARED, vm, 0) == MAP_FAILED ? -1 : 0, "mmap of a vm");
 }
 
-static void slot(const char *what, uint32_t id, uint32_t flags, uint64_t gpa, uint64_t size, void *at)
+static void slot(const char *what, uint32_t id, uint32_t flags, uint64_t gpa, uint64_t size,
+		 void *at)
 {
 	struct kvm_userspace_memory_region r = { id, flags, gpa, size, (uintptr_t)at };
 
@@ -177,7 +233,8 @@ static void slot(const char *what, uint32_t id, uint32_t flags, uint64_t gpa, ui
 
 static void slot_questions(void)
 {
-	uint8_t *m = mmap(NULL, 0x100000, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint8_t *m =
+		mmap(NULL, 0x100000, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	uint64_t bitmap[64] = { 0 };
 	struct kvm_dirty_log log = { .slot = 7, .dirty_bitmap = bitmap };
 	struct kvm_clear_dirty_log clear = { .slot = 5, .num_pages = 64, .dirty_bitmap = bitmap };
@@ -232,7 +289,10 @@ static void vcpu_questions(void)
 	struct kvm_vcpu_events ev;
 	struct kvm_xcrs x;
 	struct kvm_signal_mask *mask = malloc(sizeof(*mask) + 8);
-	struct { struct kvm_msrs m; struct kvm_msr_entry e[4]; } ms = { .m.nmsrs = 1, .e[0].index = 0x10000000 };
+	struct {
+		struct kvm_msrs m;
+		struct kvm_msr_entry e[4];
+	} ms = { .m.nmsrs = 1, .e[0].index = 0x10000000 };
 	struct kvm_translation tr = { .linear_address = 0x7c00 };
 	struct kvm_guest_debug gd = { .control = 0x8000 };
 
@@ -248,9 +308,10 @@ static void vcpu_questions(void)
 	ask(vcpu, KVM_GET_REGS, 8, "get regs, bad pointer");
 	ask(vcpu, KVM_SET_REGS, 8, "set regs, bad pointer");
 	ask(vcpu, KVM_GET_SREGS, &s, "get sregs");
-	printf("reset: cr0 %llx cr4 %llx efer %llx apic %llx cs %x:%llx limit %x type %x tr type %x ldt type %x idt %x\n",
-	       s.cr0, s.cr4, s.efer, s.apic_base, s.cs.selector, s.cs.base, s.cs.limit, s.cs.type, s.tr.type, s.ldt.type,
-	       s.idt.limit);
+	printf("reset: cr0 %llx cr4 %llx efer %llx apic %llx cs %x:%llx limit %x type %x tr type "
+	       "%x ldt type %x idt %x\n",
+	       s.cr0, s.cr4, s.efer, s.apic_base, s.cs.selector, s.cs.base, s.cs.limit, s.cs.type,
+	       s.tr.type, s.ldt.type, s.idt.limit);
 	s2 = s, s2.cr4 |= 1ull << 40;
 	ask(vcpu, KVM_SET_SREGS, &s2, "sregs: reserved CR4 bit");
 	s2 = s, s2.efer |= 1ull << 10;
@@ -324,7 +385,8 @@ static void vcpu_questions(void)
 	ask(vcpu, KVM_INTERRUPT, (&(struct kvm_interrupt){ 300 }), "interrupt 300");
 	ask(vcpu, KVM_INTERRUPT, (&(struct kvm_interrupt){ 0x20 }), "interrupt 20h");
 	ask(vcpu, KVM_SET_TSC_KHZ, 0, "tsc at the host's frequency");
-	ask(vcpu, KVM_TPR_ACCESS_REPORTING, (&(struct kvm_tpr_access_ctl){ 1, 0, { 0 } }), "tpr access reporting");
+	ask(vcpu, KVM_TPR_ACCESS_REPORTING, (&(struct kvm_tpr_access_ctl){ 1, 0, { 0 } }),
+	    "tpr access reporting");
 	ask(vcpu, KVM_SMI, 0, "smi");
 	free(mask);
 }
@@ -336,9 +398,14 @@ static void chip_questions(void)
 	struct kvm_pit_config pc = { 0 };
 	struct kvm_pit_state2 pit;
 	struct kvm_msi msi = { .address_lo = 0xfee00000, .data = 0x41 };
-	struct { struct kvm_irq_routing r; struct kvm_irq_routing_entry e[2]; } rt = { .r.nr = 1, .r.flags = 1 };
+	struct {
+		struct kvm_irq_routing r;
+		struct kvm_irq_routing_entry e[2];
+	} rt = { .r.nr = 1, .r.flags = 1 };
 	struct kvm_irqfd fd = { .fd = 0x7fffffff, .gsi = 5 };
-	struct kvm_ioeventfd io = { .addr = 0x500, .len = 3, .fd = 0x7fffffff, .flags = KVM_IOEVENTFD_FLAG_PIO };
+	struct kvm_ioeventfd io = {
+		.addr = 0x500, .len = 3, .fd = 0x7fffffff, .flags = KVM_IOEVENTFD_FLAG_PIO
+	};
 	struct kvm_coalesced_mmio_zone z = { 0x2000000, 0x1000, { 0 } };
 	struct kvm_enable_cap cap = { .cap = 9999 };
 	int event = eventfd(0, EFD_CLOEXEC);
@@ -358,7 +425,8 @@ static void chip_questions(void)
 	ask(vm, KVM_CREATE_PIT2, &pc, "pit");
 	ask(vm, KVM_CREATE_PIT2, &pc, "pit twice");
 	ask(vm, KVM_GET_PIT2, &pit, "get pit");
-	printf("pit: flags %x mode %u count %x\n", pit.flags, pit.channels[0].mode, pit.channels[0].count);
+	printf("pit: flags %x mode %u count %x\n", pit.flags, pit.channels[0].mode,
+	       pit.channels[0].count);
 	ask(vm, KVM_IRQ_LINE, &l, "irq line 300");
 	l.irq = 3;
 	ask(vm, KVM_IRQ_LINE, &l, "irq line 3 up");
@@ -427,8 +495,10 @@ static void chip_questions(void)
 	cap.flags = 1;
 	ask(vm, KVM_ENABLE_CAP, &cap, "enable with a flag");
 	ask(vcpu, KVM_INTERRUPT, (&(struct kvm_interrupt){ 0x20 }), "interrupt with an irqchip");
-	ask(vcpu, KVM_SET_MP_STATE, (&(struct kvm_mp_state){ KVM_MP_STATE_SIPI_RECEIVED }), "mp state sipi received");
-	ask(vcpu, KVM_SET_MP_STATE, (&(struct kvm_mp_state){ KVM_MP_STATE_RUNNABLE }), "mp state runnable with a chip");
+	ask(vcpu, KVM_SET_MP_STATE, (&(struct kvm_mp_state){ KVM_MP_STATE_SIPI_RECEIVED }),
+	    "mp state sipi received");
+	ask(vcpu, KVM_SET_MP_STATE, (&(struct kvm_mp_state){ KVM_MP_STATE_RUNNABLE }),
+	    "mp state runnable with a chip");
 	new_vm(true);
 	close(event);
 }
@@ -442,12 +512,13 @@ static void run_questions(void)
 	struct kvm_regs r;
 
 	new_vm(false);
-	CODE("\xb0\x41\xba\xf8\x03\xee\xf4", 0, 0);		/* mov al,41h; mov dx,3f8h; out dx,al; hlt */
+	CODE("\xb0\x41\xba\xf8\x03\xee\xf4", 0, 0); /* mov al,41h; mov dx,3f8h; out dx,al; hlt */
 	if (!go("out"))
-		printf("out: port %x size %u count %u direction %u data %x\n", run->io.port, run->io.size, run->io.count,
-		       run->io.direction, ((uint8_t *)run)[run->io.data_offset]);
+		printf("out: port %x size %u count %u direction %u data %x\n", run->io.port,
+		       run->io.size, run->io.count, run->io.direction,
+		       ((uint8_t *)run)[run->io.data_offset]);
 	go("hlt");
-	CODE("\xe5\x10\x89\xc3\xf4", 0x1234, 0);		/* in ax,10h; mov bx,ax; hlt */
+	CODE("\xe5\x10\x89\xc3\xf4", 0x1234, 0); /* in ax,10h; mov bx,ax; hlt */
 	go("in");
 	memcpy((uint8_t *)run + run->io.data_offset, "\xcd\xab", 2);
 	run->immediate_exit = 1;
@@ -456,27 +527,30 @@ static void run_questions(void)
 	ioctl(vcpu, KVM_GET_REGS, &r);
 	printf("in: completed rax %llx rip %llx\n", r.rax, r.rip);
 	go("in, then hlt");
-	CODE("\xb9\x03\x00\xf3\x6e\xf4", 0, 0x80);		/* mov cx,3; rep outsb; hlt */
+	CODE("\xb9\x03\x00\xf3\x6e\xf4", 0, 0x80); /* mov cx,3; rep outsb; hlt */
 	go("rep outsb");
 	go("rep outsb, then");
-	CODE("\xb8\x00\xf0\x8e\xd8\xc6\x06\x10\x00\x77\xf4", 0, 0); /* mov ds,f000h; mov byte [10h],77h; hlt */
+	CODE("\xb8\x00\xf0\x8e\xd8\xc6\x06\x10\x00\x77\xf4", 0,
+	     0); /* mov ds,f000h; mov byte [10h],77h; hlt */
 	slot("make room", 0, 0, 0, 0, NULL);
 	slot("low ram", 0, 0, 0, 0x80000, ram);
 	if (!go("mmio write"))
-		printf("mmio: %llx len %u write %u data %x\n", run->mmio.phys_addr, run->mmio.len, run->mmio.is_write,
-		       run->mmio.data[0]);
+		printf("mmio: %llx len %u write %u data %x\n", run->mmio.phys_addr, run->mmio.len,
+		       run->mmio.is_write, run->mmio.data[0]);
 	go("mmio write, then hlt");
-	CODE("\xb8\x00\xf0\x8e\xd8\x8b\x1e\x10\x00\xf4", 0, 0);	/* mov ds,f000h; mov bx,[10h]; hlt */
+	CODE("\xb8\x00\xf0\x8e\xd8\x8b\x1e\x10\x00\xf4", 0,
+	     0); /* mov ds,f000h; mov bx,[10h]; hlt */
 	if (!go("mmio read"))
-		printf("mmio: %llx len %u write %u\n", run->mmio.phys_addr, run->mmio.len, run->mmio.is_write);
+		printf("mmio: %llx len %u write %u\n", run->mmio.phys_addr, run->mmio.len,
+		       run->mmio.is_write);
 	memcpy(run->mmio.data, "\x34\x12", 2);
 	go("mmio read, then hlt");
 	ioctl(vcpu, KVM_GET_REGS, &r);
 	printf("mmio: rbx %llx\n", r.rbx);
-	CODE("\x0f\x01\x1e\x00\x70\xcd\x03", 0, 0);		/* lidt of zeros; int 3: triple fault */
+	CODE("\x0f\x01\x1e\x00\x70\xcd\x03", 0, 0); /* lidt of zeros; int 3: triple fault */
 	go("triple fault");
 	new_vm(false);
-	CODE("\xeb\xfe", 0, 0);					/* jmp . */
+	CODE("\xeb\xfe", 0, 0); /* jmp . */
 	sigaction(SIGALRM, &(struct sigaction){ .sa_handler = on_alarm }, NULL);
 	alarm(1);
 	go("a loop and a signal");
