@@ -481,6 +481,9 @@ static void set_regs(struct decode *d, const struct work *w)
 		rm &= 3;
 	if (insn_rows[r->id].op == op_jcc)
 		rm = d->opcode & 15;
+	/* 06 0E 16 1E, 0F A0, 0F A8 and their POP neighbours */
+	if (insn_rows[r->id].op == op_push_seg || insn_rows[r->id].op == op_pop_seg)
+		reg = d->opcode >> 3 & 7;
 	r->regs = (u8)(reg | rm << 4);
 }
 

@@ -2,98 +2,123 @@
 /*
  * CMPXCHG8B/16B and the bit tests that address memory beyond their operand. With LOCK the host's own
  * locked instruction runs on the operand's pointer; lin_mem_begin() has already replaced an operand
- * that must not reach the host bus by a bounce buffer.
+ * that must not reach the host bus by an aligned bounce buffer.
  */
 #include "cpu/op/op.h"
 #include "cpu/flags.h"
 #include "cpu/op/operand.h"
+#include "mem/guarded.h"
 
-#define PAIR_OP(lock, insn, mem_type)                                                             \
-	asm volatile(lock insn " %0; sete %3"                                                     \
-		     : "+m"(*(mem_type *)p), "+a"(*lo), "+d"(*hi), "=q"(equal)                     \
-		     : "b"(new_lo), "c"(new_hi) : "memory", "cc")
-
-static bool cmpxchg8b(void *p, bool lock, u64 *lo, u64 *hi, u64 new_lo, u64 new_hi)
-{
-	bool equal;
-
-	if (lock)
-		PAIR_OP("lock; ", "cmpxchg8b", u64);
-	else
-		PAIR_OP("", "cmpxchg8b", u64);
-	return equal;
-}
-
-static bool cmpxchg16b(void *p, bool lock, u64 *lo, u64 *hi, u64 new_lo, u64 new_hi)
-{
-	bool equal;
-
-	if (lock)
-		PAIR_OP("lock; ", "cmpxchg16b", u128);
-	else
-		PAIR_OP("", "cmpxchg16b", u128);
-	return equal;
-}
-
-/*
- * The operand as the host sees it, or NULL with *r saying why not. A page that is gone on the host is found
- * by a guarded read first.
+/**
+ * struct operand - a memory operand being read and written
+ * @p: where it is for the host
+ * @la: its linear address
+ * @lock: LOCK prefix
  */
-static void *operand(struct vcpu *v, const struct insn *i, u64 ea, unsigned int size, u32 acc, int *r)
-{
-	u64 probe[2];
-	gva_t la;
+struct operand {
 	void *p;
+	gva_t la;
+	unsigned int size;
+	bool lock;
+};
 
-	*r = seg_linear(v, insn_seg(i), ea, size, acc & ACC_RW, &la);
-	if (unlikely(*r))
-		return NULL;
-	if (size == 16 && (la & 15)) {
-		*r = RAISE_GP0(v);
-		return NULL;
-	}
-	if (i->flags & INSN_LOCK)
-		acc |= ACC_LOCK;
-	p = lin_mem_begin(v, la, size, acc);
-	if (!p) {
-		*r = (int)v->scratch[7];
-		return NULL;
-	}
-	if (!v->bounce.active && mem_copy_guarded(probe, p, size)) {
-		v->stop = CPU_STOP_EFAULT;
-		*r = OP_STOP;
-		return NULL;
-	}
-	return p;
+/* Get the operand ready. 0, or OP_EXC / OP_STOP. */
+static int operand_begin(struct vcpu *v, const struct insn *i, u64 ea, unsigned int size,
+			 struct operand *o)
+{
+	int r = seg_linear(v, insn_seg(i), ea, size, ACC_RW, &o->la);
+
+	if (unlikely(r))
+		return r;
+	if (size == 16 && (o->la & 15))
+		return RAISE_GP0(v);
+	o->size = size;
+	o->lock = i->flags & INSN_LOCK;
+	o->p = lin_mem_begin(v, o->la, size, o->lock ? ACC_RW | ACC_LOCK : ACC_RW);
+	return likely(o->p) ? 0 : (int)v->scratch[7];
 }
 
-static inline int finish(struct vcpu *v)
+/* The host page is gone. */
+static int operand_efault(struct vcpu *v, const struct operand *o)
+{
+	cpu_mem_abort(v);
+	if (!mmu_translate(v, o->la, ACC_R, &v->fault_gpa))
+		v->fault_gpa = 0;
+	v->stop = CPU_STOP_EFAULT;
+	return OP_STOP;
+}
+
+static inline int operand_end(struct vcpu *v)
 {
 	int r = v->bounce.active ? cpu_mem_commit(v) : OP_NEXT;
 
 	return r == OP_NEXT ? op_done(v) : r;
 }
 
-/* Both forms store whatever the comparison says: the access is read-write [SDM2A "CMPXCHG8B"]. */
+/* Locked: 0 exchanged, 1 differs (*old = what is there), -EFAULT */
+static int operand_cas(const struct operand *o, u64 *old, u64 val)
+{
+	u16 old16 = (u16)*old;
+	u32 old32 = (u32)*old;
+	int r;
+
+	switch (o->size) {
+	case 2:
+		r = mem_cas16(o->p, &old16, (u16)val);
+		*old = old16;
+		return r;
+	case 4:
+		r = mem_cas32(o->p, &old32, (u32)val);
+		*old = old32;
+		return r;
+	default:
+		return mem_cas64(o->p, old, val);
+	}
+}
+
+/* Without LOCK: 0 stored, 1 differs, -EFAULT. An unequal operand is written back as it was. */
+static int exchange_plain(const struct operand *o, u64 *old, u64 val)
+{
+	u64 now;
+	int r = mem_load64(&now, o->p), differs = 0;
+
+	if (r)
+		return r;
+	if (now != *old) {
+		differs = 1;
+		val = now;
+	}
+	*old = now;
+	r = mem_store64(o->p, val);
+	return r ? r : differs;
+}
+
+/* Both forms store whatever the comparison says: the access is read-write [SDM2A "CMPXCHG8B/CMPXCHG16B"]. */
 static int cmpxchg_pair(struct vcpu *v, const struct insn *i, unsigned int half)
 {
-	bool lock = i->flags & INSN_LOCK, equal;
-	u64 lo = v->gpr[GPR_RAX], hi = v->gpr[GPR_RDX];
-	int r;
-	void *p = operand(v, i, cpu_ea(v, i), half * 2, ACC_RW, &r);
+	u64 old[2] = { v->gpr[GPR_RAX], v->gpr[GPR_RDX] };
+	u64 val[2] = { v->gpr[GPR_RBX], v->gpr[GPR_RCX] };
+	struct operand o;
+	int r = operand_begin(v, i, cpu_ea(v, i), half * 2, &o);
 
-	if (unlikely(!p))
+	if (unlikely(r))
 		return r;
-	if (half == 4)
-		equal = cmpxchg8b(p, lock, &lo, &hi, v->gpr[GPR_RBX], v->gpr[GPR_RCX]);
-	else
-		equal = cmpxchg16b(p, lock, &lo, &hi, v->gpr[GPR_RBX], v->gpr[GPR_RCX]);
-	flags_merge(v, FLAG_ZF, equal ? FLAG_ZF : 0);
-	if (!equal) {
-		gpr_set(v, GPR_RAX, half, lo);
-		gpr_set(v, GPR_RDX, half, hi);
+	if (half == 4) {
+		old[0] = (u32)old[0] | old[1] << 32;
+		val[0] = (u32)val[0] | val[1] << 32;
+		r = o.lock ? mem_cas64(o.p, &old[0], val[0]) : exchange_plain(&o, &old[0], val[0]);
+		old[1] = old[0] >> 32;
+	} else {
+		r = mem_cas128(o.p, old, val);
 	}
-	return finish(v);
+	if (unlikely(r < 0))
+		return operand_efault(v, &o);
+	flags_merge(v, FLAG_ZF, r ? 0 : FLAG_ZF);
+	if (r) {
+		gpr_set(v, GPR_RAX, half, old[0]);
+		gpr_set(v, GPR_RDX, half, old[1]);
+	}
+	return operand_end(v);
 }
 
 int op_cmpxchg8b(struct vcpu *v, const struct insn *i)
@@ -133,37 +158,52 @@ int op_bt_mem(struct vcpu *v, const struct insn *i)
 	return OP_NEXT;
 }
 
-#define BIT_OP(lock, op, sfx, type)                                                                \
-	asm volatile(lock op sfx " %2, %0; setc %1"                                               \
-		     : "+m"(*(type *)p), "=q"(old) : "r"((type)bit) : "memory", "cc")
-#define BIT_SIZES(lock, op)                                                                        \
-	do {                                                                                       \
-		if (i->osz == 2)                                                                   \
-			BIT_OP(lock, op, "w", u16);                                                \
-		else if (i->osz == 4)                                                              \
-			BIT_OP(lock, op, "l", u32);                                                \
-		else                                                                               \
-			BIT_OP(lock, op, "q", u64);                                                \
-	} while (0)
-#define BIT_HANDLER(op)                                                                            \
-	int op_##op##_mem(struct vcpu *v, const struct insn *i)                                    \
-	{                                                                                          \
-		unsigned int bit;                                                                  \
-		u64 ea = bit_ea(v, i, &bit);                                                       \
-		bool old;                                                                          \
-		int r;                                                                             \
-		void *p = operand(v, i, ea, i->osz, ACC_RW, &r);                                   \
-                                                                                                   \
-		if (unlikely(!p))                                                                  \
-			return r;                                                                  \
-		if (i->flags & INSN_LOCK)                                                          \
-			BIT_SIZES("lock; ", #op);                                                  \
-		else                                                                               \
-			BIT_SIZES("", #op);                                                        \
-		flags_merge(v, FLAG_CF, old);                                                      \
-		return finish(v);                                                                  \
-	}
+enum bit_change { BIT_SET, BIT_RESET, BIT_COMPLEMENT };
 
-BIT_HANDLER(bts)
-BIT_HANDLER(btr)
-BIT_HANDLER(btc)
+static u64 bit_changed(u64 val, u64 bit, enum bit_change what)
+{
+	switch (what) {
+	case BIT_SET: return val | bit;
+	case BIT_RESET: return val & ~bit;
+	default: return val ^ bit;
+	}
+}
+
+static int bit_modify(struct vcpu *v, const struct insn *i, enum bit_change what)
+{
+	unsigned int n;
+	u64 old = 0, val, ea = bit_ea(v, i, &n);
+	struct operand o;
+	int r = operand_begin(v, i, ea, i->osz, &o);
+
+	if (unlikely(r))
+		return r;
+	r = mem_load(&old, o.p, o.size);
+	if (!r && o.lock) {
+		do {
+			r = operand_cas(&o, &old, bit_changed(old, BIT(n), what));
+		} while (r > 0);
+	} else if (!r) {
+		val = bit_changed(old, BIT(n), what);
+		r = mem_store(o.p, &val, o.size);
+	}
+	if (unlikely(r))
+		return operand_efault(v, &o);
+	flags_merge(v, FLAG_CF, old >> n & 1);
+	return operand_end(v);
+}
+
+int op_bts_mem(struct vcpu *v, const struct insn *i)
+{
+	return bit_modify(v, i, BIT_SET);
+}
+
+int op_btr_mem(struct vcpu *v, const struct insn *i)
+{
+	return bit_modify(v, i, BIT_RESET);
+}
+
+int op_btc_mem(struct vcpu *v, const struct insn *i)
+{
+	return bit_modify(v, i, BIT_COMPLEMENT);
+}

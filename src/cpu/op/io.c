@@ -238,8 +238,9 @@ static int ins_store(struct vcpu *v, struct io_string *s, u64 n)
 		if (!s->rep)
 			s->count = 0;
 		io_advance(v, s, 1);
-		if (s->rep && v->mmio.n)
+		if (mmio_pending(v))
 			break;
+		mmio_done(v);
 	}
 	return io_string_end(v, s);
 }

@@ -6,11 +6,9 @@
  * them at an iteration boundary [SDM1 "Repeating String Operations"].
  */
 #include "cpu/op/op.h"
-
-#include <errno.h>
-
 #include "cpu/flags.h"
 #include "cpu/op/operand.h"
+#include "mem/guarded.h"
 
 /* Iterations and bytes after which REP lets the run loop look around. */
 #define STRING_SLOW_MAX 64
@@ -138,18 +136,13 @@ static int scas_one(struct vcpu *v, struct string *s)
 
 /* ---- many iterations ---------------------------------------------------------------------------- */
 
-/* Is #AC possible for this access? Then the one-iteration path looks. */
-static bool may_align_fault(const struct vcpu *v, gva_t la, unsigned int size)
-{
-	return (v->rflags & FLAG_AC) && v->cpl == 3 && (la & (size - 1));
-}
-
 /**
  * span() - a run of elements that may be accessed at full speed
  * @off: offset of the first element in @seg
  * @n: in: elements wanted, out: elements that the run has
  *
- * The run ends at the page, at the segment limit and where the offset wraps.
+ * The run ends at the page, at the segment limit and where the offset wraps. Alignment checks and watchpoints
+ * make lin_fast() decline.
  *
  * Return: host address of the lowest byte of the run, or NULL.
  */
@@ -167,8 +160,6 @@ static u8 *span(struct vcpu *v, const struct string *s, enum seg seg, u64 off, u
 		v->exc.valid = false; /* raised again, in its proper order, by the slow path */
 		return NULL;
 	}
-	if (may_align_fault(v, la, s->size))
-		return NULL;
 	if (s->back) {
 		if ((la & ~PAGE_MASK) + s->size > PAGE_SIZE)
 			return NULL;
@@ -265,21 +256,27 @@ static u64 movs_bulk(struct vcpu *v, struct string *s)
 	return n;
 }
 
+/* As with copies, the microcode's start-up cost pays from about this length on. */
+#define REP_MIN 128
+
 static int fill(u8 *dst, u64 val, unsigned int size, u64 len)
 {
-	static const u8 zeros[PAGE_SIZE];
-	u64 pattern[8], n = len < sizeof(pattern) ? len : sizeof(pattern);
-	int r;
+	u64 words = len / 8;
+	int err = 0;
 
 	val &= size_mask(size);
-	if (!val)
-		return mem_copy_guarded(dst, zeros, len);
 	for (; size < 8; size *= 2)
 		val |= val << (size * 8);
-	for (unsigned int k = 0; k < ARRAY_SIZE(pattern); k++)
-		pattern[k] = val;
-	r = mem_copy_guarded(dst, pattern, n);
-	return r || n == len ? r : copy_up(dst + n, dst, len - n);
+	if (len >= REP_MIN)
+		__asm__ volatile("1:\trep stosq\n2:\n" MEM_LANDING("3", "err", "2b") MEM_FIXUP("1b", "3b")
+				 : "+D"(dst), "+c"(words), [err] "+r"(err)
+				 : "a"(val), [fault] "i"(-EFAULT)
+				 : "memory");
+	else
+		for (; words && !err; words--, dst += 8)
+			err = mem_store64(dst, val);
+	/* len is a multiple of the element size, so the rest is the beginning of the pattern. */
+	return err ? err : mem_copy_guarded(dst, &val, len & 7);
 }
 
 static u64 stos_bulk(struct vcpu *v, struct string *s)
@@ -385,10 +382,10 @@ static int string_empty(struct vcpu *v, const struct string *s, bool clears_si, 
 	return OP_NEXT;
 }
 
-/* Single-stepping and whatever an iteration left for the run loop end a run of iterations. */
+/* Whatever an iteration left for the run loop ends a run of iterations. */
 static bool must_leave(const struct vcpu *v)
 {
-	return v->request || v->mmio.n || v->pending_db;
+	return v->request || v->pending_db || mmio_pending(v);
 }
 
 static int string_rep(struct vcpu *v, struct string *s, string_one one, string_bulk bulk)
@@ -412,6 +409,7 @@ static int string_rep(struct vcpu *v, struct string *s, string_one one, string_b
 		gpr_set(v, GPR_RCX, s->asz, s->count);
 		if (!s->count || s->stop)
 			break;
+		mmio_done(v); /* the next iteration begins a log of its own */
 		if (single || must_leave(v) || slow >= STRING_SLOW_MAX || bytes >= STRING_BULK_MAX) {
 			v->aflags = s->aflags;
 			return OP_AGAIN;
