@@ -337,6 +337,9 @@ struct machine;
 
 /* ---- the processor state -------------------------------------------------------------------- */
 
+/* What may run on live vector state without asking cpu_fp_need(); tested by emitted code. */
+enum fp_live { FP_LIVE = 1, FP_LIVE_X87 = 2, FP_LIVE_SSE = 4, FP_LIVE_AVX = 8 };
+
 #define XSAVE_AREA 4096
 
 struct vcpu {
@@ -345,7 +348,7 @@ struct vcpu {
 	u64 rip;
 	u64 page_rip;	/* RIP of byte 0 of the page the running trace lies in */
 	u16 aflags;	/* SF ZF AF PF CF as LAHF leaves them in bits 15:8, OF in bit 0 */
-	u8 fp_live;	/* guest vector state is in host registers */
+	u8 fp_live;	/* enum fp_live: guest vector state is in host registers; 0 it is not */
 	u8 fp_ok;	/* CR0.TS = EM = 0: x87/SSE may execute; recomputed by cpu_mode_update() */
 	_Atomic u32 request;
 	struct tlb_entry *dtlb; /* the current view */
@@ -795,6 +798,7 @@ bool code_written(struct vcpu *v, struct memslot *s, gpa_t gpa, unsigned int len
 
 /* ---- vector state (fpu.c) ---------------------------------------------------------------------- */
 
+void cpu_fp_recheck(struct vcpu *v);	/* CR0, CR4 or XCR0 changed while fp_live */
 void cpu_fp_load(struct vcpu *v);	/* xsave area -> host registers; sets fp_live */
 void cpu_fp_spill(struct vcpu *v);	/* host registers -> xsave area if fp_live; clears it */
 

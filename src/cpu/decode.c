@@ -417,7 +417,7 @@ static void note_flags(struct decode *d, const struct work *w)
 /* ---- the record --------------------------------------------------------------------------------- */
 
 /* For C handlers: the size the instruction works on, without the odd sizes of its memory image. */
-static u8 operand_size(const struct work *w)
+static u8 operand_size(const struct decode *d, const struct work *w)
 {
 	unsigned int size = w->zi.operand_width / 8u;
 
@@ -439,8 +439,11 @@ static u8 operand_size(const struct work *w)
 	case ZYDIS_MNEMONIC_CMPXCHG16B:
 		return 16;
 	default:
-		return (u8)size;
+		break;
 	}
+	if (insn_rows[d->rec.id].traits & T_VEC && d->encoding == ENC_VEX)
+		return w->zi.raw.vex.L ? 32 : 16;
+	return (u8)size;
 }
 
 /* Size of the ModRM operand of a native instruction. */
@@ -479,6 +482,8 @@ static void set_regs(struct decode *d, const struct work *w)
 		reg &= 3;
 	if (r->flags & INSN_RM_HIGH)
 		rm &= 3;
+	if (insn_rows[r->id].traits & T_VEC && d->encoding == ENC_VEX && r->flags & INSN_MEM)
+		rm = d->vvvv; /* handlers of gathers and masked moves */
 	if (insn_rows[r->id].op == op_jcc)
 		rm = d->opcode & 15;
 	/* 06 0E 16 1E, 0F A0, 0F A8 and their POP neighbours */
@@ -497,6 +502,8 @@ static void set_immediates(struct decode *d, const struct work *w)
 	r->disp = (s32)raw->disp.value;
 	if (r->base == GPR_MOFFS)
 		r->imm = raw->disp.value;
+	if (r->op == op_vmaskmov || r->op == op_vpmaskmov)
+		r->imm = d->opcode;
 	if (w->zi.mnemonic == ZYDIS_MNEMONIC_ENTER)
 		r->disp = (s32)raw->imm[1].value.u;
 	if ((w->zi.mnemonic == ZYDIS_MNEMONIC_JMP || w->zi.mnemonic == ZYDIS_MNEMONIC_CALL) &&
@@ -566,14 +573,14 @@ static void fill(struct decode *d, const struct work *w, unsigned int id)
 	set_offsets(d, w);
 	note_operands(d, w);
 	note_flags(d, w);
-	r->osz = row->op ? operand_size(w) : native_size(d, w);
+	r->osz = row->op ? operand_size(d, w) : native_size(d, w);
 	set_immediates(d, w);
 	set_regs(d, w);
 	set_flags(d, row->traits);
 	set_opcode_prefixes(d, w);
 	if (row->traits & T_LEA && (d->csz != 8 || insn_asz(r) != 8)) {
 		r->op = op_lea;
-		r->osz = operand_size(w);
+		r->osz = operand_size(d, w);
 	}
 }
 

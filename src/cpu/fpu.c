@@ -72,6 +72,27 @@ static inline u64 register_mask(void)
 	return host_mask & ~XFEATURE_PKRU;
 }
 
+/* Stricter than the checks of a single instruction may be: the rest ask cpu_fp_need(). */
+static u8 live_bits(const struct vcpu *v)
+{
+	u8 live = FP_LIVE;
+
+	if (v->cr0 & (CR0_TS | CR0_EM))
+		return live;
+	live |= FP_LIVE_X87;
+	if (v->cr4 & CR4_OSFXSR)
+		live |= FP_LIVE_SSE;
+	if ((v->cr4 & CR4_OSXSAVE) && (v->xcr0 & 6) == 6)
+		live |= FP_LIVE_AVX;
+	return live;
+}
+
+void cpu_fp_recheck(struct vcpu *v)
+{
+	if (v->fp_live)
+		v->fp_live = live_bits(v);
+}
+
 void cpu_fp_load(struct vcpu *v)
 {
 	u64 mask = register_mask();
@@ -84,7 +105,7 @@ void cpu_fp_load(struct vcpu *v)
 			     "d"((u32)(mask >> 32)));
 	else
 		asm volatile("fxrstor64 %0" : : "m"(*(const u8(*)[512])v->xsave));
-	v->fp_live = 1;
+	v->fp_live = live_bits(v);
 }
 
 void cpu_fp_spill(struct vcpu *v)

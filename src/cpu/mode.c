@@ -47,6 +47,7 @@ void cpu_mode_update(struct vcpu *v)
 	v->fp_ok = !(v->cr0 & (CR0_TS | CR0_EM));
 	if (!v->fp_ok && v->fp_live)
 		cpu_fp_spill(v);
+	cpu_fp_recheck(v);
 	v->mode_key = v->epoch << 16 | mode_bits(v);
 	mmu_select_view(v);
 }

@@ -66,13 +66,7 @@ int native_failed(struct vcpu *v, const struct insn *i)
 {
 	int vector = (int)v->scratch[SLOT_FAULT];
 
-	if (v->bounce.active) {
-		v->bounce.active = 0;
-		if (v->bounce.locked_pause) {
-			v->bounce.locked_pause = false;
-			vm_resume(v->vm, v, 0);
-		}
-	}
+	cpu_mem_abort(v);
 	if (vector < 0) {
 		v->stop = CPU_STOP_EFAULT;
 		return OP_STOP;

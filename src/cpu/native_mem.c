@@ -7,7 +7,7 @@
  */
 #include "cpu/native_priv.h"
 
-#include "base/base.h"
+#include "cpu/op/op.h"
 
 static bool is_fast(const struct stub *s)
 {
@@ -112,12 +112,21 @@ void stub_mem_end(struct stub *s)
 	s->after_commit = e->n;
 }
 
+static unsigned int live_bit(const struct stub *s)
+{
+	unsigned int feature = insn_rows[s->rec->id].feature;
+
+	if (s->d->avx)
+		return FP_LIVE_AVX;
+	return feature == FEAT_FPU || feature == FEAT_MMX ? FP_LIVE_X87 : FP_LIVE_SSE;
+}
+
 void stub_fp_begin(struct stub *s)
 {
 	struct emit *e = &s->e;
 
-	emit_rm(e, false, 0x80, 7, R_VCPU, OFF(fp_live));
-	emit1(e, 0);
+	emit_rm(e, false, 0xf6, 0, R_VCPU, OFF(fp_live));
+	emit1(e, live_bit(s));
 	s->slow_fp = emit_jcc(e, CC_E);
 	s->after_fp = e->n;
 }

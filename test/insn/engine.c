@@ -6,7 +6,10 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "cpu/fpu.h"
 #include "cpu/native_priv.h"
+
+#define ALL_LIVE (FP_LIVE | FP_LIVE_X87 | FP_LIVE_SSE | FP_LIVE_AVX)
 
 static struct vcpu *v;
 static struct machine *vm;
@@ -34,19 +37,48 @@ int cpu_raise_err(struct vcpu *vc, u8 vector, u32 error)
 }
 
 int cpu_raise(struct vcpu *vc, u8 vector) { return cpu_raise_err(vc, vector, 0); }
-void vm_resume(struct machine *m, struct vcpu *self, u32 post) { }
+void cpu_mem_abort(struct vcpu *vc) { vc->bounce.active = 0; }
+
+/* The XSAVE image of vcpu.xsave and struct istate: AVX at its usual place. */
+#define AVX_OFFSET 576
+
+static const struct xcomponent avx = { .offset = AVX_OFFSET, .size = 256 };
+const struct xcomponent *fpu_component(unsigned int n) { return n == 2 ? &avx : NULL; }
+int cpu_fp_check(struct vcpu *vc, const struct insn *i) { return OP_NEXT; }
+
+static void image_from_state(void)
+{
+	memcpy(v->xsave, state->fx, 416);
+	xs_put64(v->xsave, XSAVE_XSTATE_BV, 7);
+	for (unsigned int k = 0; k < 16; k++)
+		memcpy(v->xsave + AVX_OFFSET + 16 * k, state->ymm[k] + 16, 16);
+}
+
+static void state_from_image(void)
+{
+	memcpy(state->fx, v->xsave, 416);
+	for (unsigned int k = 0; k < 16; k++) {
+		memcpy(state->ymm[k], state->fx + XSAVE_XMM + 16 * k, 16);
+		memcpy(state->ymm[k] + 16, v->xsave + AVX_OFFSET + 16 * k, 16);
+	}
+}
 
 int cpu_fp_need(struct vcpu *vc, const struct insn *i)
 {
-	vec_load(state);
-	vc->fp_live = 1;
+	if (!vc->fp_live) {
+		state_from_image();
+		vec_load(state);
+	}
+	vc->fp_live = ALL_LIVE;
 	return OP_NEXT;
 }
 
 void cpu_fp_spill(struct vcpu *vc)
 {
-	if (vc->fp_live)
-		vec_save(state);
+	if (!vc->fp_live)
+		return;
+	vec_save(state);
+	image_from_state();
 	vc->fp_live = 0;
 }
 
@@ -189,6 +221,8 @@ static int result(int res, const struct insn *rec)
 {
 	if (v->fp_live)
 		vec_save(state);
+	else
+		state_from_image();
 	v->fp_live = 0;
 	__asm__ volatile("fninit");
 	if (res == OP_EXC && v->cur == rec)
@@ -215,7 +249,8 @@ int engine_run(const struct decode *d, unsigned int off, const struct knobs *k, 
 	v->csz = d->csz;
 	v->bounce.active = 0;
 	v->cur = NULL;
-	v->fp_live = !k->lazy_fp;
+	v->fp_live = k->lazy_fp ? 0 : ALL_LIVE;
+	image_from_state();
 	if (v->fp_live)
 		vec_load(s);
 	res = native_run(v, rec);

@@ -404,16 +404,38 @@ static bool aim_legacy_mode(struct icase *c)
 	return aim(c) && c->in.gpr[r->base] < 1ull << 32;
 }
 
+/* Element addresses around the target: the base takes the target, indices stay small. */
+static void aim_gather(struct icase *c)
+{
+	const struct insn *r = &c->d.rec;
+	bool wide = r->id == INSN_VGATHERQPD || r->id == INSN_VGATHERQPS || r->id == INSN_VPGATHERQD ||
+		    r->id == INSN_VPGATHERQQ;
+	uint8_t *x = c->in.ymm[r->index];
+
+	for (unsigned int k = 0; k < (wide ? 4 : 8); k++) {
+		int64_t off = (int64_t)below(24) - 8;
+
+		memcpy(x + k * (wide ? 8 : 4), &off, wide ? 8 : 4);
+	}
+	memcpy(c->in.fx + 160 + 16 * r->index, x, 16);
+	if (r->base < GPR_NONE)
+		c->in.gpr[r->base] = c->target - (uint64_t)(int64_t)r->disp -
+				     (insn_seg(r) == SEG_GS ? GS_BASE : 0);
+}
+
 /* VSIB and implicit memory operands: addresses come from elsewhere. */
 static void aim_special(struct icase *c)
 {
 	const struct insn *r = &c->d.rec;
 
-	if (r->op == op_maskmovdqu || r->op == op_maskmovq) {
-		c->in.gpr[GPR_RDI] = c->target - (insn_seg(r) == SEG_GS ? GS_BASE : 0);
-		if (insn_asz(r) == 4)
-			c->in.gpr[GPR_RDI] = (uint32_t)c->in.gpr[GPR_RDI];
-	}
+	if (c->d.vsib)
+		aim_gather(c);
+	if (r->op != op_maskmovdqu && r->op != op_maskmovq)
+		return;
+	/* Whether bytes masked off may fault is the implementation's choice. [SDM2B "MASKMOVDQU"] */
+	if (c->target > ARENA + ARENA_SIZE - 16)
+		c->target = ARENA + ARENA_SIZE - 16;
+	c->in.gpr[GPR_RDI] = c->target - (insn_seg(r) == SEG_GS ? GS_BASE : 0);
 }
 
 static void fix_operands(struct icase *c)
