@@ -1,460 +1,435 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Far JMP, CALL and RET: code segments, call gates, task gates and TSSs
- * [SDM2A "CALL", "JMP"; SDM2B "RET"; SDM3A "Call Gates"].
- *
- * Each path checks everything, then writes the frame, then commits; nothing is changed before the
- * last access that can fault.
+ * Far JMP, CALL and RET: real mode, code segments, call gates, task gates and TSSs.
+ * [SDM2A "JMP—Jump", "CALL—Call Procedure"; SDM2B "RET—Return From Procedure"]
  */
-#include "cpu/segment.h"
+#include "cpu/op/control.h"
 
-#include "cpu/op/op.h"
-#include "cpu/op/operand.h"
+/**
+ * struct target - where a far transfer goes
+ * @sel, @off: from the instruction, then from the gate
+ * @gate: 0, or bytes per value that the call gate pushes
+ * @cpl: privilege level after the transfer
+ * @params: values a call gate copies to an inner stack
+ */
+struct target {
+	u16 sel;
+	u64 off;
+	u8 gate;
+	u8 cpl;
+	u8 params;
+	struct desc desc;
+	struct segment cs;
+};
 
-/* ---- what all three share ------------------------------------------------------------------------ */
-
-static int read_pointer(struct vcpu *v, const struct insn *i, u16 *sel, u64 *off)
+static int far_operand(struct vcpu *v, const struct insn *i, struct target *t)
 {
-	u64 ea;
-	int res;
+	int r;
 
-	*off = 0;
-	if (!(i->flags & INSN_MEM)) {
-		*sel = (u16)i->disp;
-		*off = (u64)i->imm & size_mask(i->osz);
-		return OP_NEXT;
-	}
-	ea = cpu_ea(v, i);
-	res = cpu_read(v, insn_seg(i), ea, off, i->osz);
-	return res ? res : cpu_read(v, insn_seg(i), ea + i->osz, sel, 2);
+	*t = (struct target){ .sel = (u16)i->disp, .off = (u64)i->imm & size_mask(i->osz), .cpl = v->cpl };
+	if (!(i->flags & INSN_MEM))
+		return 0;
+	t->off = 0;
+	r = cpu_read(v, insn_seg(i), cpu_ea(v, i), &t->off, i->osz);
+	if (!r)
+		r = cpu_read(v, insn_seg(i), cpu_ea(v, i) + i->osz, &t->sel, 2);
+	return r;
 }
 
-/* Is off a place code can be at in segment d? */
-static int check_offset(struct vcpu *v, const struct desc *d, u64 off)
+static inline bool unprotected(const struct vcpu *v)
 {
-	bool code64 = cpu_long_mode(v) && (desc_ar(d) & AR_L);
+	return !cpu_prot(v) || cpu_v86(v);
+}
 
-	if (code64 ? !la_canonical(v, off) : off > desc_limit(d))
+/* ---- checks of the target ----------------------------------------------------------------------------- */
+
+/* Offset within the new code segment. */
+static int check_offset(struct vcpu *v, const struct segment *cs, u64 off)
+{
+	if (cpu_long_mode(v) && (cs->ar & AR_L))
+		return la_canonical(v, off) ? 0 : RAISE_GP0(v);
+	return (u32)off <= cs->limit && off <= 0xffffffff ? 0 : RAISE_GP0(v);
+}
+
+static bool code_width_ok(const struct vcpu *v, const struct desc *d)
+{
+	return !cpu_long_mode(v) || (d->lo & (BIT(53) | BIT(54))) != (BIT(53) | BIT(54));
+}
+
+/* Present, accessed, offset good: the last checks of every target. */
+static int finish_target(struct vcpu *v, struct target *t)
+{
+	int r;
+
+	if (!desc_present(&t->desc))
+		return cpu_raise_err(v, EXC_NP, SEL_ERR(t->sel));
+	desc_to_segment(&t->desc, (u16)((t->sel & ~3u) | t->cpl), &t->cs);
+	if (!(cpu_long_mode(v) && (t->cs.ar & AR_L)))
+		t->off = (u32)t->off;
+	r = check_offset(v, &t->cs, t->off);
+	if (!r)
+		r = desc_set_accessed(v, &t->desc);
+	t->cs.ar |= TYPE_ACCESSED;
+	return r;
+}
+
+static int direct_target(struct vcpu *v, struct target *t)
+{
+	unsigned int dpl = desc_dpl(&t->desc);
+	bool ok = code_width_ok(v, &t->desc);
+
+	if (desc_type(&t->desc) & TYPE_CONFORMING)
+		ok = ok && dpl <= v->cpl;
+	else
+		ok = ok && SEL_RPL(t->sel) <= v->cpl && dpl == v->cpl;
+	if (!ok)
+		return cpu_raise_err(v, EXC_GP, SEL_ERR(t->sel));
+	return finish_target(v, t);
+}
+
+static int gate_access(struct vcpu *v, const struct target *t)
+{
+	unsigned int dpl = desc_dpl(&t->desc);
+
+	if (dpl < v->cpl || dpl < SEL_RPL(t->sel))
+		return cpu_raise_err(v, EXC_GP, SEL_ERR(t->sel));
+	return desc_present(&t->desc) ? 0 : cpu_raise_err(v, EXC_NP, SEL_ERR(t->sel));
+}
+
+/* The code segment a call gate names; more privileged code only for CALL. */
+static int call_gate_target(struct vcpu *v, struct target *t, bool call)
+{
+	bool wide = desc_type(&t->desc) == DESC_CALL32;
+	struct desc gate = t->desc;
+	unsigned int dpl;
+	bool ok;
+	int r = gate_access(v, t);
+
+	if (r)
+		return r;
+	t->sel = gate_sel(&gate);
+	t->off = gate_offset(&gate) & (wide ? ~0ull : 0xffff);
+	t->params = (u8)((gate.lo >> 32) & 31);
+	t->gate = cpu_long_mode(v) ? 8 : wide ? 4 : 2;
+	if (SEL_NULL(t->sel))
 		return RAISE_GP0(v);
-	return OP_NEXT;
+	r = desc_read(v, t->sel, EXC_GP, &t->desc);
+	if (r)
+		return r;
+	dpl = desc_dpl(&t->desc);
+	ok = desc_is_code(&t->desc) && dpl <= v->cpl;
+	if (cpu_long_mode(v))
+		ok = ok && (t->desc.lo & (BIT(53) | BIT(54))) == BIT(53);
+	if (!call && !(desc_type(&t->desc) & TYPE_CONFORMING))
+		ok = ok && dpl == v->cpl;
+	if (!ok)
+		return cpu_raise_err(v, EXC_GP, SEL_ERR(t->sel));
+	if (!(desc_type(&t->desc) & TYPE_CONFORMING))
+		t->cpl = (u8)dpl;
+	return finish_target(v, t);
 }
 
-/* L and D together are reserved in IA-32e mode. */
-static bool bad_size(const struct vcpu *v, const struct desc *d)
+enum far_kind { FAR_CODE = 200, FAR_TASK };
+
+/* Look the selector up. FAR_CODE: t is complete; FAR_TASK: t->sel is a TSS; else what was raised. */
+static int resolve(struct vcpu *v, struct target *t, bool call)
 {
-	return cpu_long_mode(v) && (desc_ar(d) & AR_L) && (desc_ar(d) & AR_DB);
+	int r;
+
+	if (SEL_NULL(t->sel))
+		return RAISE_GP0(v);
+	r = desc_read(v, t->sel, EXC_GP, &t->desc);
+	if (r)
+		return r;
+	if (!desc_is_system(&t->desc)) {
+		if (!desc_is_code(&t->desc))
+			return cpu_raise_err(v, EXC_GP, SEL_ERR(t->sel));
+		r = direct_target(v, t);
+		return r ? r : FAR_CODE;
+	}
+	switch (desc_type(&t->desc)) {
+	case DESC_CALL32:
+		r = desc_read_system(v, t->sel, EXC_GP, &t->desc);
+		if (!r)
+			r = call_gate_target(v, t, call);
+		return r ? r : FAR_CODE;
+	case DESC_CALL16:
+		if (cpu_long_mode(v))
+			break;
+		r = call_gate_target(v, t, call);
+		return r ? r : FAR_CODE;
+	case DESC_TASK_GATE:
+	case DESC_TSS16:
+	case DESC_TSS32:
+		if (cpu_long_mode(v))
+			break;
+		r = gate_access(v, t);
+		if (desc_type(&t->desc) == DESC_TASK_GATE)
+			t->sel = gate_sel(&t->desc);
+		return r ? r : FAR_TASK;
+	default:
+		break;
+	}
+	return cpu_raise_err(v, EXC_GP, SEL_ERR(t->sel));
 }
 
-static int commit_cs(struct vcpu *v, struct desc *d, u16 sel, unsigned int cpl, u64 rip)
+static int far_task(struct vcpu *v, const struct insn *i, const struct target *t, enum task_reason reason)
 {
-	struct segment s;
+	int r;
 
-	desc_to_segment(d, (u16)((sel & ~3u) | cpl), &s);
-	seg_commit(v, SEG_CS, &s);
-	v->rip = rip;
+	v->rip = insn_rip(v, i);
+	r = task_switch(v, t->sel, reason, branch_next(v, i), cpu_rflags(v), NULL);
+	return leave_at_rip(v, i, r);
+}
+
+static int commit(struct vcpu *v, const struct target *t)
+{
+	seg_commit(v, SEG_CS, &t->cs);
+	v->rip = t->off;
 	cpu_mode_update(v);
 	return OP_JUMP;
 }
 
-/* A direct transfer to code segment d: may CPL go there without a gate? */
-static int check_direct(struct vcpu *v, const struct desc *d, u16 sel)
-{
-	bool conforming = desc_type(d) & TYPE_CONFORMING;
+/* ---- JMP ---------------------------------------------------------------------------------------------- */
 
-	if (conforming ? desc_dpl(d) > v->cpl : SEL_RPL(sel) > v->cpl || desc_dpl(d) != v->cpl)
-		return cpu_raise_err(v, EXC_GP, SEL_ERR(sel));
-	if (bad_size(v, d))
-		return cpu_raise_err(v, EXC_GP, SEL_ERR(sel));
-	if (!desc_present(d))
-		return cpu_raise_err(v, EXC_NP, SEL_ERR(sel));
-	return OP_NEXT;
+static int real_target(struct vcpu *v, const struct target *t)
+{
+	if (t->off > v->seg[SEG_CS].limit)
+		return RAISE_GP0(v);
+	return 0;
 }
 
-static int far_real(struct vcpu *v, u16 sel, u64 off)
+int op_jmp_far(struct vcpu *v, const struct insn *i)
+{
+	struct target t;
+	int r = far_operand(v, i, &t);
+
+	if (!r && unprotected(v)) {
+		r = real_target(v, &t);
+		if (r)
+			return r;
+		seg_set_real(v, SEG_CS, t.sel);
+		v->rip = t.off;
+		return OP_JUMP;
+	}
+	if (!r)
+		r = resolve(v, &t, false);
+	if (r == FAR_TASK)
+		return far_task(v, i, &t, TASK_JMP);
+	return r == FAR_CODE ? commit(v, &t) : r;
+}
+
+/* ---- CALL --------------------------------------------------------------------------------------------- */
+
+static int call_real(struct vcpu *v, const struct insn *i, const struct target *t)
+{
+	struct frame f;
+	int r = real_target(v, t);
+
+	if (r)
+		return r;
+	frame_current(v, &f, i->osz);
+	frame_push(&f, v->seg[SEG_CS].sel);
+	frame_push(&f, branch_next(v, i));
+	r = frame_write(v, &f);
+	if (r)
+		return r;
+	v->gpr[GPR_RSP] = frame_rsp(&f, v->gpr[GPR_RSP]);
+	seg_set_real(v, SEG_CS, t->sel);
+	v->rip = t->off;
+	return OP_JUMP;
+}
+
+static int copy_params(struct vcpu *v, struct frame *f, const struct target *t)
+{
+	for (unsigned int n = t->params; n-- > 0;) {
+		u64 val = 0;
+		int r = cpu_read(v, SEG_SS, (v->gpr[GPR_RSP] + n * t->gate) & size_mask(v->ssz), &val, t->gate);
+
+		if (r)
+			return r;
+		frame_push(f, val);
+	}
+	return 0;
+}
+
+/* MORE-PRIVILEGE: the stack of the inner level, with the caller's stack pointer and parameters on it. */
+static int inner_frame(struct vcpu *v, const struct target *t, struct frame *f, struct segment *ss)
+{
+	struct desc d;
+	u64 sp;
+	u16 sel;
+	int r;
+
+	if (cpu_long_mode(v)) {
+		r = tss_stack64(v, t->cpl, &sp);
+		if (r)
+			return r;
+		frame_new64(v, f, sp, t->cpl);
+		*ss = (struct segment){ .sel = t->cpl, .ar = AR_UNUSABLE | (u32)t->cpl << 5 | (u32)AR_DB };
+	} else {
+		r = tss_stack(v, t->cpl, &sel, &sp);
+		if (!r && SEL_NULL(sel))
+			r = cpu_raise_err(v, EXC_TS, 0);
+		if (!r)
+			r = seg_check_ss(v, sel, t->cpl, EXC_TS, &d);
+		if (!r)
+			r = desc_set_accessed(v, &d);
+		if (r)
+			return r;
+		desc_to_segment(&d, sel, ss);
+		frame_new(f, ss, sp, t->cpl, t->gate);
+	}
+	frame_push(f, v->seg[SEG_SS].sel);
+	frame_push(f, v->gpr[GPR_RSP]);
+	return cpu_long_mode(v) ? 0 : copy_params(v, f, t);
+}
+
+static int call_protected(struct vcpu *v, const struct insn *i, const struct target *t)
+{
+	bool inner = t->cpl != v->cpl;
+	struct segment ss;
+	struct frame f;
+	int r = 0;
+
+	if (inner)
+		r = inner_frame(v, t, &f, &ss);
+	else
+		frame_current(v, &f, t->gate ? t->gate : i->osz);
+	if (r)
+		return r;
+	frame_push(&f, v->seg[SEG_CS].sel);
+	frame_push(&f, branch_next(v, i));
+	r = frame_write(v, &f);
+	if (r)
+		return r;
+	v->gpr[GPR_RSP] = frame_rsp(&f, v->gpr[GPR_RSP]);
+	if (inner)
+		seg_commit(v, SEG_SS, &ss);
+	return commit(v, t);
+}
+
+int op_call_far(struct vcpu *v, const struct insn *i)
+{
+	struct target t;
+	int r = far_operand(v, i, &t);
+
+	if (r)
+		return r;
+	if (unprotected(v))
+		return call_real(v, i, &t);
+	r = resolve(v, &t, true);
+	if (r == FAR_TASK)
+		return far_task(v, i, &t, TASK_CALL);
+	return r == FAR_CODE ? call_protected(v, i, &t) : r;
+}
+
+/* ---- RET ---------------------------------------------------------------------------------------------- */
+
+/* The code segment of a far return or IRET, at its selector's RPL. */
+int far_return_cs(struct vcpu *v, u16 sel, u64 off, struct segment *cs)
+{
+	struct target t = { .sel = sel, .off = off, .cpl = (u8)SEL_RPL(sel) };
+	unsigned int dpl;
+	int r;
+
+	if (SEL_NULL(sel))
+		return RAISE_GP0(v);
+	r = desc_read(v, sel, EXC_GP, &t.desc);
+	if (r)
+		return r;
+	dpl = desc_dpl(&t.desc);
+	if (!desc_is_code(&t.desc) || SEL_RPL(sel) < v->cpl || !code_width_ok(v, &t.desc) ||
+	    (desc_type(&t.desc) & TYPE_CONFORMING ? dpl > SEL_RPL(sel) : dpl != SEL_RPL(sel)))
+		return cpu_raise_err(v, EXC_GP, SEL_ERR(sel));
+	r = finish_target(v, &t);
+	*cs = t.cs;
+	return r;
+}
+
+/* Its stack segment: null only for 64-bit code at levels 0 to 2. */
+int far_return_ss(struct vcpu *v, u16 sel, const struct segment *cs, struct segment *ss)
+{
+	unsigned int cpl = SEL_RPL(cs->sel);
+	struct desc d;
+	int r;
+
+	if (SEL_NULL(sel)) {
+		if (!cpu_long_mode(v) || !(cs->ar & AR_L) || cpl == 3 || SEL_RPL(sel) != cpl)
+			return RAISE_GP0(v);
+		*ss = (struct segment){ .sel = sel, .ar = AR_UNUSABLE | cpl << 5 | (u32)AR_DB };
+		return 0;
+	}
+	r = seg_check_ss(v, sel, cpl, EXC_GP, &d);
+	if (!r)
+		r = desc_set_accessed(v, &d);
+	if (r)
+		return r;
+	desc_to_segment(&d, sel, ss);
+	return 0;
+}
+
+void far_return_commit(struct vcpu *v, const struct segment *cs, u64 rip, const struct segment *ss, u64 sp)
+{
+	bool outer = SEL_RPL(cs->sel) != v->cpl;
+
+	seg_commit(v, SEG_CS, cs);
+	seg_commit(v, SEG_SS, ss);
+	v->rip = cpu_long_mode(v) && (cs->ar & AR_L) ? rip : (u32)rip;
+	cpu_mode_update(v);
+	stack_set(v, sp);
+	if (outer)
+		seg_drop_inner(v);
+}
+
+static int ret_real(struct vcpu *v, const struct insn *i, u64 off, u16 sel, u64 sp)
 {
 	if (off > v->seg[SEG_CS].limit)
 		return RAISE_GP0(v);
 	seg_set_real(v, SEG_CS, sel);
 	v->rip = off;
-	cpu_mode_update(v);
+	stack_set(v, sp + (u64)i->imm);
 	return OP_JUMP;
 }
 
-/* ---- system descriptors as targets ------------------------------------------------------------------ */
-
-static int check_gate(struct vcpu *v, const struct desc *d, u16 sel)
+static int ret_outer(struct vcpu *v, const struct insn *i, const struct segment *cs, u64 off, u64 sp)
 {
-	if (desc_dpl(d) < v->cpl || desc_dpl(d) < SEL_RPL(sel))
-		return cpu_raise_err(v, EXC_GP, SEL_ERR(sel));
-	if (!desc_present(d))
-		return cpu_raise_err(v, EXC_NP, SEL_ERR(sel));
-	return OP_NEXT;
-}
-
-/* TSS or task gate; only outside IA-32e mode. */
-static int far_task(struct vcpu *v, const struct insn *i, const struct desc *d, u16 sel, bool call)
-{
-	unsigned int type = desc_type(d);
-	int res;
-
-	if (cpu_long_mode(v) || (type != DESC_TASK_GATE && type != DESC_TSS16 && type != DESC_TSS32))
-		return cpu_raise_err(v, EXC_GP, SEL_ERR(sel));
-	res = check_gate(v, d, sel);
-	if (res)
-		return res;
-	return task_switch(v, type == DESC_TASK_GATE ? gate_sel(d) : sel, call ? TASK_CALL : TASK_JMP,
-			   branch_next(v, i), cpu_rflags(v), NULL);
-}
-
-/**
- * struct gate - a call gate and the code segment behind it
- * @size: bytes per pushed value
- * @cpl: privilege level of the procedure
- */
-struct gate {
-	struct desc code;
-	u16 sel;
-	u8 size;
-	u8 params;
-	u8 cpl;
-	u64 off;
-};
-
-static int read_gate(struct vcpu *v, u16 gate, const struct desc *shortform, bool call, struct gate *g)
-{
-	struct desc d = *shortform;
-	bool conforming;
-	int res = check_gate(v, &d, gate);
-
-	if (!res && cpu_long_mode(v))
-		res = desc_read_system(v, gate, EXC_GP, &d);
-	if (res)
-		return res;
-	g->sel = gate_sel(&d);
-	g->size = cpu_long_mode(v) ? 8 : desc_type(&d) == DESC_CALL16 ? 2 : 4;
-	g->off = gate_offset(&d) & size_mask(g->size);
-	g->params = g->size == 8 ? 0 : (u8)((d.lo >> 32) & 31);
-	if (SEL_NULL(g->sel))
-		return RAISE_GP0(v);
-	res = desc_read(v, g->sel, EXC_GP, &g->code);
-	if (res)
-		return res;
-	if (!desc_is_code(&g->code) || desc_dpl(&g->code) > v->cpl)
-		return cpu_raise_err(v, EXC_GP, SEL_ERR(g->sel));
-	if (cpu_long_mode(v) && (desc_ar(&g->code) & (AR_L | AR_DB)) != AR_L)
-		return cpu_raise_err(v, EXC_GP, SEL_ERR(g->sel));
-	conforming = desc_type(&g->code) & TYPE_CONFORMING;
-	if (!call && !conforming && desc_dpl(&g->code) != v->cpl)
-		return cpu_raise_err(v, EXC_GP, SEL_ERR(g->sel));
-	if (!desc_present(&g->code))
-		return cpu_raise_err(v, EXC_NP, SEL_ERR(g->sel));
-	g->cpl = conforming ? v->cpl : (u8)desc_dpl(&g->code);
-	return check_offset(v, &g->code, g->off);
-}
-
-static bool is_call_gate(const struct vcpu *v, const struct desc *d)
-{
-	return desc_type(d) == DESC_CALL32 || (desc_type(d) == DESC_CALL16 && !cpu_long_mode(v));
-}
-
-/* ---- JMP ---------------------------------------------------------------------------------------- */
-
-static int jmp_system(struct vcpu *v, const struct insn *i, const struct desc *d, u16 sel)
-{
-	struct gate g;
-	int res;
-
-	if (!is_call_gate(v, d))
-		return far_task(v, i, d, sel, false);
-	res = read_gate(v, sel, d, false, &g);
-	if (!res)
-		res = desc_set_accessed(v, &g.code);
-	return res ? res : commit_cs(v, &g.code, g.sel, v->cpl, g.off);
-}
-
-int op_jmp_far(struct vcpu *v, const struct insn *i)
-{
-	struct desc d;
-	u64 off;
-	u16 sel;
-	int res = read_pointer(v, i, &sel, &off);
-
-	if (res)
-		return res;
-	if (!cpu_prot(v) || cpu_v86(v))
-		return far_real(v, sel, off);
-	if (SEL_NULL(sel))
-		return RAISE_GP0(v);
-	res = desc_read(v, sel, EXC_GP, &d);
-	if (res)
-		return res;
-	if (desc_is_system(&d))
-		return jmp_system(v, i, &d, sel);
-	if (!desc_is_code(&d))
-		return cpu_raise_err(v, EXC_GP, SEL_ERR(sel));
-	res = check_direct(v, &d, sel);
-	if (!res)
-		res = check_offset(v, &d, off);
-	if (!res)
-		res = desc_set_accessed(v, &d);
-	return res ? res : commit_cs(v, &d, sel, v->cpl, off);
-}
-
-/* ---- CALL --------------------------------------------------------------------------------------- */
-
-/* Push CS and the return address on the current stack; *rsp is the pointer to commit. */
-static int push_return(struct vcpu *v, const struct insn *i, unsigned int size, u64 *rsp)
-{
-	struct frame f;
-	int res;
-
-	frame_current(v, &f, size);
-	frame_push(&f, v->seg[SEG_CS].sel);
-	frame_push(&f, branch_next(v, i));
-	res = frame_write(v, &f);
-	if (!res)
-		*rsp = frame_rsp(&f, v->gpr[GPR_RSP]);
-	return res;
-}
-
-static int call_same(struct vcpu *v, const struct insn *i, struct desc *d, u16 sel, u64 off, unsigned int size)
-{
-	u64 rsp;
-	int res = desc_set_accessed(v, d);
-
-	if (!res)
-		res = push_return(v, i, size, &rsp);
-	if (res)
-		return res;
-	v->gpr[GPR_RSP] = rsp;
-	return commit_cs(v, d, sel, v->cpl, off);
-}
-
-/* Parameters are copied from the caller's stack, the last pushed one last. */
-static int push_params(struct vcpu *v, const struct gate *g, struct frame *f)
-{
-	for (unsigned int k = g->params; k > 0; k--) {
-		u64 at = (stack_get(v) + (u64)(k - 1) * g->size) & size_mask(v->ssz);
-		u64 val = 0;
-		int res = cpu_read(v, SEG_SS, at, &val, g->size);
-
-		if (res)
-			return res;
-		frame_push(f, val);
-	}
-	return OP_NEXT;
-}
-
-/* The stack of the inner level. 64-bit: SS is null with RPL = CPL. */
-static int inner_stack(struct vcpu *v, const struct gate *g, struct frame *f, struct segment *ss)
-{
-	struct desc d;
-	u64 sp;
-	u16 sel;
-	int res;
-
-	if (g->size == 8) {
-		res = tss_stack64(v, g->cpl, &sp);
-		if (!res)
-			frame_new64(v, f, sp, g->cpl);
-		*ss = (struct segment){ .sel = g->cpl,
-					.ar = (u32)(AR_UNUSABLE | AR_DB) | (u32)g->cpl << 5 };
-		return res;
-	}
-	res = tss_stack(v, g->cpl, &sel, &sp);
-	if (res)
-		return res;
-	if (SEL_NULL(sel))
-		return cpu_raise_err(v, EXC_TS, SEL_ERR(sel));
-	res = seg_check_ss(v, sel, g->cpl, EXC_TS, &d);
-	if (!res)
-		res = desc_set_accessed(v, &d);
-	if (res)
-		return res;
-	desc_to_segment(&d, sel, ss);
-	frame_new(f, ss, sp, g->cpl, g->size);
-	return OP_NEXT;
-}
-
-static int call_inner(struct vcpu *v, const struct insn *i, struct gate *g)
-{
+	u64 new_sp, new_ss;
 	struct segment ss;
-	struct frame f;
-	int res = inner_stack(v, g, &f, &ss);
+	int r;
 
-	if (res)
-		return res;
-	frame_push(&f, v->seg[SEG_SS].sel);
-	frame_push(&f, v->gpr[GPR_RSP]);
-	res = push_params(v, g, &f);
-	frame_push(&f, v->seg[SEG_CS].sel);
-	frame_push(&f, branch_next(v, i));
-	if (!res)
-		res = desc_set_accessed(v, &g->code);
-	if (!res)
-		res = frame_write(v, &f);
-	if (res)
-		return res;
-	v->cpl = g->cpl;
-	seg_commit(v, SEG_SS, &ss);
-	v->gpr[GPR_RSP] = frame_rsp(&f, g->size == 8 ? 0 : v->gpr[GPR_RSP]);
-	return commit_cs(v, &g->code, g->sel, g->cpl, g->off);
-}
-
-static int call_system(struct vcpu *v, const struct insn *i, const struct desc *d, u16 sel)
-{
-	struct gate g;
-	int res;
-
-	if (!is_call_gate(v, d))
-		return far_task(v, i, d, sel, true);
-	res = read_gate(v, sel, d, true, &g);
-	if (res)
-		return res;
-	if (g.cpl < v->cpl)
-		return call_inner(v, i, &g);
-	return call_same(v, i, &g.code, g.sel, g.off, g.size);
-}
-
-static int call_real(struct vcpu *v, const struct insn *i, u16 sel, u64 off)
-{
-	u64 rsp;
-	int res;
-
-	if (off > v->seg[SEG_CS].limit)
-		return RAISE_GP0(v);
-	res = push_return(v, i, i->osz, &rsp);
-	if (res)
-		return res;
-	v->gpr[GPR_RSP] = rsp;
-	return far_real(v, sel, off);
-}
-
-int op_call_far(struct vcpu *v, const struct insn *i)
-{
-	struct desc d;
-	u64 off;
-	u16 sel;
-	int res = read_pointer(v, i, &sel, &off);
-
-	if (res)
-		return res;
-	if (!cpu_prot(v) || cpu_v86(v))
-		return call_real(v, i, sel, off);
-	if (SEL_NULL(sel))
-		return RAISE_GP0(v);
-	res = desc_read(v, sel, EXC_GP, &d);
-	if (res)
-		return res;
-	if (desc_is_system(&d))
-		return call_system(v, i, &d, sel);
-	if (!desc_is_code(&d))
-		return cpu_raise_err(v, EXC_GP, SEL_ERR(sel));
-	res = check_direct(v, &d, sel);
-	if (!res)
-		res = check_offset(v, &d, off);
-	return res ? res : call_same(v, i, &d, sel, off, i->osz);
-}
-
-/* ---- RET ---------------------------------------------------------------------------------------- */
-
-/* The code segment a far RET goes back to. */
-static int check_return(struct vcpu *v, u16 sel, struct desc *d)
-{
-	int res;
-
-	if (SEL_NULL(sel))
-		return RAISE_GP0(v);
-	res = desc_read(v, sel, EXC_GP, d);
-	if (res)
-		return res;
-	if (!desc_is_code(d) || SEL_RPL(sel) < v->cpl || bad_size(v, d))
-		return cpu_raise_err(v, EXC_GP, SEL_ERR(sel));
-	if (desc_type(d) & TYPE_CONFORMING ? desc_dpl(d) > SEL_RPL(sel) : desc_dpl(d) != SEL_RPL(sel))
-		return cpu_raise_err(v, EXC_GP, SEL_ERR(sel));
-	if (!desc_present(d))
-		return cpu_raise_err(v, EXC_NP, SEL_ERR(sel));
-	return OP_NEXT;
-}
-
-/* Outer stack from the frame: fills ss; null SS is legal for 64-bit code above CPL 3's privilege. */
-static int outer_ss(struct vcpu *v, const struct desc *code, u16 sel, unsigned int cpl, struct segment *ss)
-{
-	struct desc d;
-	int res;
-
-	if (SEL_NULL(sel)) {
-		if (!cpu_long_mode(v) || !(desc_ar(code) & AR_L) || cpl == 3 || SEL_RPL(sel) != cpl)
-			return RAISE_GP0(v);
-		*ss = (struct segment){ .sel = sel, .ar = (u32)(AR_UNUSABLE | AR_DB) | (u32)cpl << 5 };
-		return OP_NEXT;
-	}
-	res = seg_check_ss(v, sel, cpl, EXC_GP, &d);
-	if (!res)
-		res = desc_set_accessed(v, &d);
-	if (!res)
-		desc_to_segment(&d, sel, ss);
-	return res;
-}
-
-static int ret_outer(struct vcpu *v, const struct insn *i, struct desc *d, u16 sel, u64 rip, u64 sp)
-{
-	unsigned int cpl = SEL_RPL(sel);
-	u64 extra = (u16)i->imm, rsp, ss_sel;
-	struct segment ss;
-	int res;
-
-	sp = (sp + extra) & size_mask(v->ssz);
-	res = stack_read(v, &sp, &rsp, i->osz);
-	if (!res)
-		res = stack_read(v, &sp, &ss_sel, i->osz);
-	if (!res)
-		res = outer_ss(v, d, (u16)ss_sel, cpl, &ss);
-	if (!res)
-		res = check_offset(v, d, rip);
-	if (!res)
-		res = desc_set_accessed(v, d);
-	if (res)
-		return res;
-	v->cpl = (u8)cpl;
-	seg_commit(v, SEG_SS, &ss);
-	commit_cs(v, d, sel, cpl, rip);
-	if (v->ssz == 2)
-		rsp = (v->gpr[GPR_RSP] & ~0xffffull) | ((rsp + extra) & 0xffff);
-	else
-		rsp = (rsp + extra) & size_mask(v->ssz);
-	v->gpr[GPR_RSP] = rsp;
-	seg_drop_inner(v);
-	cpu_mode_update(v);
+	sp = (sp + (u64)i->imm) & size_mask(v->ssz);
+	r = stack_read(v, &sp, &new_sp, i->osz);
+	if (!r)
+		r = stack_read(v, &sp, &new_ss, i->osz);
+	if (!r)
+		r = far_return_ss(v, (u16)new_ss, cs, &ss);
+	if (r)
+		return r;
+	far_return_commit(v, cs, off, &ss, new_sp + (u64)i->imm);
 	return OP_JUMP;
 }
 
 int op_ret_far(struct vcpu *v, const struct insn *i)
 {
-	u64 sp = stack_get(v), rip, cs;
-	struct desc d;
-	int res = stack_read(v, &sp, &rip, i->osz);
+	u64 sp = stack_get(v), off, sel;
+	struct segment cs;
+	int r = stack_read(v, &sp, &off, i->osz);
 
-	if (!res)
-		res = stack_read(v, &sp, &cs, i->osz);
-	if (res)
-		return res;
-	if (!cpu_prot(v) || cpu_v86(v)) {
-		res = far_real(v, (u16)cs, rip);
-		if (res == OP_JUMP)
-			stack_set(v, sp + (u16)i->imm);
-		return res;
-	}
-	res = check_return(v, (u16)cs, &d);
-	if (res)
-		return res;
-	if (SEL_RPL(cs) > v->cpl)
-		return ret_outer(v, i, &d, (u16)cs, rip, sp);
-	res = check_offset(v, &d, rip);
-	if (!res)
-		res = desc_set_accessed(v, &d);
-	if (res)
-		return res;
-	stack_set(v, sp + (u16)i->imm);
-	return commit_cs(v, &d, (u16)cs, v->cpl, rip);
+	if (!r)
+		r = stack_read(v, &sp, &sel, i->osz);
+	if (r)
+		return r;
+	if (unprotected(v))
+		return ret_real(v, i, off, (u16)sel, sp);
+	r = far_return_cs(v, (u16)sel, off, &cs);
+	if (r)
+		return r;
+	if (SEL_RPL(cs.sel) != v->cpl)
+		return ret_outer(v, i, &cs, off, sp);
+	stack_set(v, sp + (u64)i->imm);
+	seg_commit(v, SEG_CS, &cs);
+	v->rip = off;
+	cpu_mode_update(v);
+	return OP_JUMP;
 }
