@@ -1,1 +1,239 @@
 /* SPDX-License-Identifier: MIT */
+/*
+ * Why the processor stopped, told through struct kvm_run, and user space's answer taken back.
+ */
+#include "kvm/kvm.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* ---- one function per kind of exit: 0 exit, 1 go on ------------------------------------------------------- */
+
+static int exit_plain(struct kvm_vcpu *k)
+{
+	return 0;
+}
+
+static int exit_io(struct kvm_vcpu *k)
+{
+	struct pio_state *p = &k->v->pio;
+	struct kvm_run *run = k->run;
+
+	run->io.direction = p->in ? KVM_EXIT_IO_IN : KVM_EXIT_IO_OUT;
+	run->io.size = p->size;
+	run->io.port = p->port;
+	run->io.count = p->count;
+	run->io.data_offset = PAGE_OFF_PIO * PAGE_SIZE;
+	memcpy(k->pio_page, p->data, (size_t)p->size * p->count);
+	k->pending = PENDING_PIO;
+	STAT_INC(k, io_exits);
+	return 0;
+}
+
+static int exit_mmio(struct kvm_vcpu *k)
+{
+	const struct mmio_frag *f = mmio_next(k->v);
+	struct kvm_run *run = k->run;
+
+	if (!f)
+		return 1;
+	run->mmio.phys_addr = f->gpa;
+	run->mmio.len = f->len;
+	run->mmio.is_write = f->is_write;
+	memset(run->mmio.data, 0, sizeof(run->mmio.data));
+	if (f->is_write)
+		memcpy(run->mmio.data, f->data, f->len);
+	k->pending = PENDING_MMIO;
+	STAT_INC(k, mmio_exits);
+	return 0;
+}
+
+static int exit_hlt(struct kvm_vcpu *k)
+{
+	STAT_INC(k, halt_exits);
+	if (!kvm_has_lapic(k))
+		return 0;
+	k->mp_state = KVM_MP_STATE_HALTED;
+	return 1;
+}
+
+static int exit_msr(struct kvm_vcpu *k)
+{
+	struct kvm_run *run = k->run;
+	struct vcpu *v = k->v;
+
+	memset(&run->msr, 0, sizeof(run->msr));
+	run->msr.reason = v->msr.reason;
+	run->msr.index = v->msr.index;
+	run->msr.data = v->stop == CPU_STOP_WRMSR ? v->msr.data : 0;
+	k->pending = PENDING_MSR;
+	return 0;
+}
+
+static int exit_debug(struct kvm_vcpu *k)
+{
+	struct kvm_debug_exit_arch *d = &k->run->debug.arch;
+	struct vcpu *v = k->v;
+
+	*d = (struct kvm_debug_exit_arch){ .exception = v->debug_exit.exception, .pc = v->debug_exit.pc,
+					   .dr6 = v->debug_exit.dr6, .dr7 = v->debug_exit.dr7 };
+	return 0;
+}
+
+static int exit_hypercall(struct kvm_vcpu *k)
+{
+	struct kvm_run *run = k->run;
+
+	memset(&run->hypercall, 0, sizeof(run->hypercall));
+	run->hypercall.nr = k->v->hypercall[0];
+	for (int i = 0; i < 3; i++)
+		run->hypercall.args[i] = k->v->hypercall[i + 1];
+	run->hypercall.longmode = (u32)k->v->hypercall[4];
+	k->pending = PENDING_HYPERCALL;
+	return 0;
+}
+
+/* Up to 15 bytes at RIP, as far as they can be read. */
+static u32 code_bytes(struct kvm_vcpu *k, u8 *out)
+{
+	struct vcpu *v = k->v;
+	u64 la = v->csz == 8 ? v->rip : (u32)(v->seg[SEG_CS].base + v->rip);
+	u32 n = 0;
+	gpa_t gpa;
+
+	cpu_enter_guest(v);
+	for (; n < 15; n++)
+		if (!mmu_translate(v, la + n, ACC_X, &gpa) ||
+		    mem_read(&v->vm->mem, v->smm, gpa, &out[n], 1))
+			break;
+	cpu_leave_guest(v);
+	return n;
+}
+
+static int exit_internal(struct kvm_vcpu *k)
+{
+	struct kvm_run *run = k->run;
+	struct vcpu *v = k->v;
+	u32 n = v->internal.ndata < 16 ? v->internal.ndata : 16;
+
+	memset(&run->internal, 0, sizeof(run->internal));
+	run->internal.suberror = v->internal.suberror ?: KVM_INTERNAL_ERROR_EMULATION;
+	if (run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION) {
+		/* flags, then the bytes: see struct kvm_run's emulation_failure */
+		STAT_INC(k, insn_emulation_fail);
+		run->emulation_failure.flags = KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES;
+		run->emulation_failure.insn_size = (u8)code_bytes(k, run->emulation_failure.insn_bytes);
+		run->emulation_failure.ndata = 3;
+		if (!run->emulation_failure.insn_size) {
+			run->emulation_failure.flags = 0;
+			run->emulation_failure.ndata = 1;
+		}
+		return 0;
+	}
+	run->internal.ndata = n;
+	for (u32 i = 0; i < n; i++)
+		run->internal.data[i] = v->internal.data[i];
+	return 0;
+}
+
+static int exit_window(struct kvm_vcpu *k)
+{
+	STAT_INC(k, request_irq_exits);
+	STAT_INC(k, irq_window_exits);
+	return 0;
+}
+
+static int exit_notify(struct kvm_vcpu *k)
+{
+	k->run->notify.flags = 0;
+	STAT_INC(k, notify_window_exits);
+	return 0;
+}
+
+static const struct exit_row {
+	u32 reason;
+	int (*fill)(struct kvm_vcpu *k);
+} rows[] = {
+#define EXIT(stop, reason, fill) [stop] = { reason, fill },
+#include "spec/kvm_exit.def"
+#undef EXIT
+};
+
+int exit_translate(struct kvm_vcpu *k, enum cpu_stop stop)
+{
+	u32 before = k->run->exit_reason;
+	int r;
+
+	if (stop == CPU_STOP_EFAULT)
+		return -EFAULT;
+	if (stop >= ARRAY_SIZE(rows) || !rows[stop].fill)
+		return 1;
+	k->run->exit_reason = rows[stop].reason;
+	r = rows[stop].fill(k);
+	if (r == 1)
+		k->run->exit_reason = before;
+	return r;
+}
+
+/* ---- the answers ------------------------------------------------------------------------------------------------ */
+
+static int complete_mmio(struct kvm_vcpu *k)
+{
+	struct mmio_frag *f = mmio_next(k->v);
+
+	if (!f)
+		return 1;
+	if (!f->is_write)
+		memcpy(f->data, k->run->mmio.data, f->len);
+	f->done = true;
+	return mmio_next(k->v) ? exit_translate(k, CPU_STOP_MMIO) : 1;
+}
+
+static void complete_pio(struct kvm_vcpu *k)
+{
+	struct pio_state *p = &k->v->pio;
+
+	if (p->in)
+		memcpy(p->data, k->pio_page, (size_t)p->size * p->count);
+	p->done = true;
+}
+
+static void complete_msr(struct kvm_vcpu *k)
+{
+	struct vcpu *v = k->v;
+
+	v->msr.error = k->run->msr.error;
+	if (v->stop != CPU_STOP_WRMSR)
+		v->msr.data = k->run->msr.data;
+	v->msr.done = true;
+}
+
+static void complete_hypercall(struct kvm_vcpu *k)
+{
+	u64 ret = k->run->hypercall.ret;
+
+	k->v->gpr[GPR_RAX] = k->v->hypercall[4] ? ret : (u32)ret;
+	k->v->hypercall[5] = 1;
+}
+
+int exit_complete(struct kvm_vcpu *k, bool immediate)
+{
+	enum run_pending pending = k->pending;
+	enum cpu_stop stop;
+	int r = 1;
+
+	k->pending = PENDING_NONE;
+	if (pending == PENDING_PIO)
+		complete_pio(k);
+	else if (pending == PENDING_MSR)
+		complete_msr(k);
+	else if (pending == PENDING_HYPERCALL)
+		complete_hypercall(k);
+	else if (pending == PENDING_MMIO)
+		r = complete_mmio(k);
+	if (r <= 0 || !immediate)
+		return r;
+	/* The answer must take effect although the guest is not to run. */
+	stop = cpu_complete(k->v);
+	return stop == CPU_RUN || stop == CPU_STOP_KICK ? 1 : exit_translate(k, stop);
+}

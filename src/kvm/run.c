@@ -1,1 +1,346 @@
 /* SPDX-License-Identifier: MIT */
+/*
+ * KVM_RUN: from the ioctl to cpu_run() and back. doc/design/kvm.md follows one call through here.
+ */
+#include "kvm/kvm.h"
+
+#include <errno.h>
+
+#include "base/base.h"
+#include "kvm/sig.h"
+
+#define WAKE (REQ_EVENT | REQ_EXIT | REQ_KVM | REQ_TRIPLE)
+#define MWAIT_NAP_NS 50000 /* the monitored line is not watched: look again soon */
+
+/* ---- waiting ------------------------------------------------------------------------------------------- */
+
+static void clear_requests(struct vcpu *v, u32 bits)
+{
+	atomic_fetch_and(&v->request, ~bits);
+}
+
+static bool has_wake_event(struct kvm_vcpu *k)
+{
+	struct vcpu *v = k->v;
+
+	if (k->pv_unhalted || v->inj.valid || v->pending.valid || v->smi_pending)
+		return true;
+	if (v->nmi_pending && !v->nmi_masked)
+		return true;
+	return (v->rflags & FLAG_IF) && v->vm->bus->intr_pending(v) >= 0;
+}
+
+/* INIT and SIPI act at once; what else wakes depends on what the vCPU waits for. */
+static bool may_run(struct kvm_vcpu *k)
+{
+	events_sync(k);
+	events_accept_init_sipi(k);
+	if (k->mp_state == KVM_MP_STATE_RUNNABLE)
+		return true;
+	if (k->mp_state != KVM_MP_STATE_HALTED && k->mp_state != KVM_MP_STATE_AP_RESET_HOLD)
+		return false;
+	return has_wake_event(k);
+}
+
+static void count_wait(struct kvm_vcpu *k, u64 ns)
+{
+	unsigned int bucket = ns ? 64 - (unsigned int)__builtin_clzll(ns) : 0;
+
+	k->stat->halt_wait_ns[0] += ns;
+	k->stat->halt_wait_hist[bucket < 31 ? bucket : 31]++;
+	STAT_INC(k, halt_wakeup);
+}
+
+/* Sleep until there is something to do. False: the caller must leave KVM_RUN. */
+static bool wait_runnable(struct kvm_vcpu *k)
+{
+	struct vcpu *v = k->v;
+	u64 since = base_now_ns();
+	bool slept = false, run;
+
+	k->stat->blocking[0] = 1;
+	for (;;) {
+		clear_requests(v, REQ_EVENT | REQ_KVM);
+		run = may_run(k);
+		if (run || (v->request & (REQ_EXIT | REQ_TRIPLE)))
+			break;
+		slept = true;
+		vcpu_sleep(v, WAKE, -1);
+	}
+	k->stat->blocking[0] = 0;
+	if (slept)
+		count_wait(k, base_now_ns() - since);
+	if (run && k->mp_state != KVM_MP_STATE_RUNNABLE) {
+		k->mp_state = KVM_MP_STATE_RUNNABLE;
+		k->pv_unhalted = false;
+	}
+	vcpu_request(v, REQ_KVM); /* what events_sync() had to leave is looked at again */
+	return run;
+}
+
+/* An AP before its first INIT: the kernel waits, then asks user space to call again. */
+static long run_uninitialized(struct kvm_vcpu *k, bool immediate)
+{
+	struct vcpu *v = k->v;
+
+	if (immediate)
+		return -EINTR;
+	for (;;) {
+		clear_requests(v, REQ_EVENT | REQ_KVM);
+		events_sync(k);
+		if (lapic_pending_init_sipi(v, NULL) & LAPIC_INIT)
+			break;
+		if (v->request & REQ_EXIT) {
+			k->run->exit_reason = KVM_EXIT_INTR;
+			STAT_INC(k, signal_exits);
+			return -EINTR;
+		}
+		vcpu_sleep(v, WAKE, -1);
+	}
+	events_accept_init_sipi(k);
+	return -EAGAIN;
+}
+
+/* ---- between two stays in the guest ------------------------------------------------------------------------- */
+
+static int exit_reason(struct kvm_vcpu *k, u32 reason)
+{
+	k->run->exit_reason = reason;
+	return 0;
+}
+
+static int tpr_exit(struct kvm_vcpu *k, bool write)
+{
+	k->run->tpr_access.rip = k->v->rip;
+	k->run->tpr_access.is_write = write;
+	return exit_reason(k, KVM_EXIT_TPR_ACCESS);
+}
+
+/* What other threads asked for. 1 go on, 0 exit to user space, < 0 -errno. */
+static int serve(struct kvm_vcpu *k)
+{
+	struct vcpu *v = k->v;
+	u32 req = v->request, ev;
+
+	if (req & REQ_KVM) {
+		clear_requests(v, REQ_KVM);
+		ev = events_sync(k);
+		if (ev & (IRQ_EV_TPR | IRQ_EV_TPR_WRITE))
+			return tpr_exit(k, ev & IRQ_EV_TPR_WRITE);
+		if (ev & IRQ_EV_IOAPIC_EOI) {
+			k->run->eoi.vector = k->eoi_vector;
+			return exit_reason(k, KVM_EXIT_IOAPIC_EOI);
+		}
+	}
+	if (req & REQ_TRIPLE) {
+		clear_requests(v, REQ_TRIPLE);
+		k->triple_fault = false;
+		return exit_reason(k, KVM_EXIT_SHUTDOWN);
+	}
+	if (req & REQ_EXIT) {
+		clear_requests(v, REQ_EXIT);
+		STAT_INC(k, signal_exits);
+		exit_reason(k, KVM_EXIT_INTR);
+		return -EINTR;
+	}
+	return 1;
+}
+
+/* Pages that the guest shares with us: clock, steal time, TPR shadow. */
+static void update_shared(struct kvm_vcpu *k)
+{
+	struct vcpu *v = k->v;
+	bool clock = k->clock_update || k->pvclock_tsc_offset != v->tsc_offset;
+
+	if (!clock && !(k->steal_msr & 1) && !k->vapic)
+		return;
+	cpu_enter_guest(v);
+	if (clock) {
+		k->pvclock_tsc_offset = v->tsc_offset;
+		k->clock_update = true;
+		pvclock_update(k);
+	}
+	pvclock_steal_update(k);
+	if (k->vapic)
+		lapic_vapic_to_guest(v);
+	cpu_leave_guest(v);
+}
+
+static void take_vapic(struct kvm_vcpu *k)
+{
+	if (!k->vapic)
+		return;
+	cpu_enter_guest(k->v);
+	lapic_vapic_from_guest(k->v);
+	cpu_leave_guest(k->v);
+}
+
+static long run_loop(struct kvm_vcpu *k)
+{
+	struct vcpu *v = k->v;
+	enum cpu_stop stop;
+	int r;
+
+	vcpu_request(v, REQ_KVM);
+	for (;;) {
+		r = serve(k);
+		if (r <= 0)
+			return r;
+		events_accept_init_sipi(k);
+		if (k->mp_state != KVM_MP_STATE_RUNNABLE) {
+			wait_runnable(k);
+			continue;
+		}
+		update_shared(k);
+		k->has_run = true;
+		stop = cpu_run(v);
+		take_vapic(k);
+		STAT_INC(k, exits);
+		if (stop == CPU_STOP_MWAIT)
+			vcpu_sleep(v, WAKE, MWAIT_NAP_NS);
+		r = exit_translate(k, stop);
+		if (r <= 0)
+			return r;
+	}
+}
+
+/* ---- entry and return ----------------------------------------------------------------------------------------- */
+
+static int sync_in(struct kvm_vcpu *k)
+{
+	struct kvm_run *run = k->run;
+	struct kvm_sync_regs *s = &run->s.regs;
+
+	if (run->kvm_dirty_regs & KVM_SYNC_X86_REGS) {
+		const struct kvm_regs regs = s->regs;
+
+		regs_set(k, &regs);
+		run->kvm_dirty_regs &= ~(u64)KVM_SYNC_X86_REGS;
+	}
+	if (run->kvm_dirty_regs & KVM_SYNC_X86_SREGS) {
+		const struct kvm_sregs sregs = s->sregs;
+
+		if (sregs_set(k, &sregs))
+			return -EINVAL;
+		run->kvm_dirty_regs &= ~(u64)KVM_SYNC_X86_SREGS;
+	}
+	if (run->kvm_dirty_regs & KVM_SYNC_X86_EVENTS) {
+		const struct kvm_vcpu_events events = s->events;
+
+		if (events_set(k, &events))
+			return -EINVAL;
+		run->kvm_dirty_regs &= ~(u64)KVM_SYNC_X86_EVENTS;
+	}
+	return 0;
+}
+
+static void sync_out(struct kvm_vcpu *k)
+{
+	struct kvm_sync_regs *s = &k->run->s.regs;
+	u64 valid = k->run->kvm_valid_regs;
+
+	if (valid & KVM_SYNC_X86_REGS)
+		regs_get(k, &s->regs);
+	if (valid & KVM_SYNC_X86_SREGS)
+		sregs_get(k, &s->sregs);
+	if (valid & KVM_SYNC_X86_EVENTS)
+		events_get(k, &s->events);
+}
+
+static bool ready_for_injection(struct kvm_vcpu *k)
+{
+	struct vcpu *v = k->v;
+
+	if (irqchip_mode(&k->vm->m) == IRQCHIP_FULL)
+		return true;
+	return (v->rflags & FLAG_IF) && !v->shadow && !v->inj.valid && !v->pending.valid &&
+	       !v->pending_db && irq_accepts_extint(v);
+}
+
+static void save_run(struct kvm_vcpu *k)
+{
+	struct kvm_run *run = k->run;
+	struct vcpu *v = k->v;
+
+	run->if_flag = !!(v->rflags & FLAG_IF);
+	run->flags = v->smm ? KVM_RUN_X86_SMM : 0;
+	run->cr8 = kvm_has_lapic(k) ? irq_read_cr8(v) : v->cr8;
+	run->apic_base = v->apic_base;
+	run->ready_for_interrupt_injection = ready_for_injection(k);
+}
+
+static long run_guest(struct kvm_vcpu *k)
+{
+	struct kvm_run *run = k->run;
+	bool immediate = *(volatile u8 *)&run->immediate_exit;
+	long r;
+
+	run->flags = 0;
+	if (k->mp_state == KVM_MP_STATE_UNINITIALIZED)
+		return run_uninitialized(k, immediate);
+	if ((run->kvm_valid_regs | run->kvm_dirty_regs) & ~(u64)SYNC_FIELDS)
+		return -EINVAL;
+	if (run->kvm_dirty_regs) {
+		r = sync_in(k);
+		if (r)
+			return r;
+	}
+	if (!kvm_has_lapic(k)) {
+		if (run->cr8 & ~15ull)
+			return -EINVAL;
+		k->v->cr8 = run->cr8;
+	}
+	if (k->pending) {
+		r = exit_complete(k, immediate);
+		if (r <= 0)
+			return r;
+	}
+	return immediate ? -EINTR : run_loop(k);
+}
+
+/*
+ * The mask for the run: KVM_SET_SIGNAL_MASK's, or the thread's own when it blocks signals that the engine
+ * itself needs. Returns whether @old is to be put back.
+ */
+static bool enter_mask(struct kvm_vcpu *k, u64 *old)
+{
+	u64 mine;
+
+	if (!k->sigset_active && !signal_self.blocks_faults)
+		return false;
+	mine = k->sigset_active ? k->sigset : signal_get_mask();
+	*old = signal_set_mask(mine);
+	return true;
+}
+
+static void leave_mask(u64 old)
+{
+	signal_set_mask(~0ull);
+	if (signal_self.deferred)
+		signal_self.mask = old;
+	else
+		signal_put_mask(old);
+}
+
+long vcpu_run(struct kvm_vcpu *k)
+{
+	struct vcpu *v = k->v;
+	bool masked;
+	u64 old;
+	long r;
+
+	signal_adopt();
+	clear_requests(v, REQ_EXIT);
+	signal_self.running = v;
+	atomic_signal_fence(memory_order_seq_cst);
+	if (signal_self.deferred)
+		vcpu_request(v, REQ_EXIT);
+	masked = enter_mask(k, &old);
+	r = run_guest(k);
+	sync_out(k);
+	save_run(k);
+	if (masked)
+		leave_mask(old);
+	signal_self.running = NULL;
+	return r;
+}

@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The KVM API: what stands behind system, VM and vCPU file descriptors.
+ *
+ * An ioctl handler returns the kernel's value or -errno and checks in the kernel's order. Locks, outermost first:
+ * vcpu.mutex (one ioctl per vCPU, KVM_RUN included), vm.lock (creation, capabilities), vm.slots_lock (memory,
+ * buses). None of them is taken inside cpu_run(); buses are read there through immutable tables.
+ */
+#pragma once
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/types.h"
+#include "cpu/cpu.h"
+#include "irq/irq.h"
+#include "kvm/fdtab.h"
+
+#define VCPU_IDS_MAX 4096 /* the kernel's KVM_MAX_VCPU_IDS */
+#define MCE_BANKS 10 /* rows of spec/msr.def */
+#define RUN_PAGES 3	  /* struct kvm_run, port data, coalesced ring */
+#define PAGE_OFF_PIO 1
+#define PAGE_OFF_RING KVM_COALESCED_MMIO_PAGE_OFFSET
+#define SYNC_FIELDS (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS)
+
+/* ---- statistics (stats.c) --------------------------------------------------------------------- */
+
+struct kvm_vm_stat {
+#define VM_STAT(name, type, unit, exp, n) u64 name[n];
+#include "spec/stat.def"
+};
+struct kvm_vcpu_stat {
+#define VCPU_STAT(name, type, unit, exp, n) u64 name[n];
+#include "spec/stat.def"
+};
+#define STAT_INC(obj, name) ((obj)->stat->name[0]++)
+
+/* ---- clocks (clock.c) -------------------------------------------------------------------------- */
+
+#define TSC_RATIO_ONE (1ull << 48)
+
+/**
+ * struct kvm_clock - one VM's sources of time
+ * @khz: host TSC frequency
+ * @default_khz: guest TSC frequency of vCPUs created from now on
+ * @base_tsc, @base_ns: host TSC and CLOCK_BOOTTIME read at one moment
+ * @offset: kvmclock = boot time + offset
+ * @lock: guards offset and the TSC synchronization below
+ * @cur_*, @last_*: write synchronization of guest TSCs, as kvm_synchronize_tsc() keeps it
+ */
+struct kvm_clock {
+	u32 khz, default_khz;
+	u64 base_tsc, base_ns;
+	s64 offset;
+	pthread_mutex_t lock;
+	u64 last_write_ns, last_write, last_khz, last_offset;
+	u64 cur_ns, cur_write, cur_offset;
+};
+
+/* ---- VM ---------------------------------------------------------------------------------------- */
+
+struct msr_filter {
+	bool default_allow;
+	u32 n;
+	struct msr_filter_range {
+		u32 flags, base, nmsrs;
+		u8 *bitmap;
+	} range[KVM_MSR_FILTER_MAX_RANGES];
+};
+
+struct iobus; /* ioeventfd.c */
+struct irqfd; /* irqfd.c */
+
+struct kvm_vm {
+	struct machine m;
+	_Atomic u32 refs;
+	u32 process;		/* generation of the process that made it: see kvm_process() */
+	pthread_mutex_t lock, slots_lock;
+	u32 created_vcpus, max_vcpu_ids;
+	u64 nslot_pages, nr_mmu_pages;
+	gpa_t tss_addr, identity_addr;
+	struct kvm_coalesced_mmio_ring *ring;
+	int ring_fd;		/* memfd of the ring page; the VM's own descriptor duplicates it */
+	u64 dirty_protect;	/* KVM_DIRTY_LOG_MANUAL_* */
+	bool exception_payload, triple_fault_event, exit_on_emulation_error;
+	u32 disable_exits, user_msr_mask, notify_flags, notify_window;
+	u64 hypercall_exits;
+	bool bus_lock_exit;
+	u32 x2apic_flags;
+	struct msr_filter *_Atomic filter;
+	struct iobus *_Atomic pio, *_Atomic mmio;
+	struct irqfd *irqfds;
+	struct resampler *resamplers;
+	struct kvm_clock clock;
+	struct kvm_vm_stat *stat;
+	u64 wall_clock;		/* MSR_KVM_WALL_CLOCK */
+	int owner_tgid;
+};
+
+/* ---- vCPU -------------------------------------------------------------------------------------- */
+
+enum run_pending { PENDING_NONE, PENDING_PIO, PENDING_MMIO, PENDING_MSR, PENDING_HYPERCALL };
+
+struct kvm_vcpu {
+	struct vcpu *v;
+	struct kvm_vm *vm;
+	struct kvm_run *run;	/* page 0 of the descriptor */
+	u8 *pio_page;
+	int fd;			/* only while being created */
+	pthread_mutex_t mutex;
+	u32 mp_state;
+	bool has_run;		/* CPUID is fixed from the first KVM_RUN on */
+	enum run_pending pending;
+	bool sigset_active;
+	u64 sigset;
+	_Atomic bool triple_fault;
+	bool pv_unhalted;
+	u8 eoi_vector;
+	u32 kvm_cpuid_base, pv_features;
+	bool pv_enforce;
+
+	/* clocks */
+	u32 tsc_khz;
+	u64 tsc_ratio;		/* guest ticks per host tick, 16.48 */
+	u64 this_tsc_nsec, this_tsc_write;
+	u64 pvclock_msr, steal_msr, poll_control;
+	bool pvclock_stopped, vapic;
+	_Atomic bool clock_update;
+	u64 pvclock_tsc_offset;
+	u64 steal_last_run_delay, steal_last_tsc;
+	int steal_fd, steal_tid;
+	u64 pv_eoi;
+
+	struct kvm_vcpu_stat *stat;
+};
+
+static inline struct kvm_vcpu *kvm_of(const struct vcpu *v) { return v->owner; }
+static inline struct kvm_vm *kvm_vm_of(const struct vcpu *v) { return v->vm->owner; }
+static inline bool kvm_has_lapic(const struct kvm_vcpu *k) { return k->v->lapic != NULL; }
+static inline bool kvm_quirk(const struct kvm_vm *vm, u64 quirk)
+{
+	return !(vm->m.quirks_disabled & quirk);
+}
+
+/* ---- copies from and to the caller --------------------------------------------------------------- */
+
+/* 0 or -EFAULT */
+static inline int copy_in(void *dst, u64 src, size_t n)
+{
+	return mem_copy_guarded(dst, (const void *)src, n);
+}
+static inline int copy_out(u64 dst, const void *src, size_t n)
+{
+	return mem_copy_guarded((void *)dst, src, n);
+}
+
+/* ---- dispatch (ioctl.c), one function per row of spec/kvm_ioctl.def ------------------------------------ */
+
+extern const struct kvm_file_ops kvm_sys_ops, kvm_vm_ops, kvm_vcpu_ops;
+#define IOCTL_SYS(req, fn, flags) long fn(void *obj, u64 arg, void *buf);
+#define IOCTL_VM(req, fn, flags) long fn(struct kvm_vm *vm, u64 arg, void *buf);
+#define IOCTL_VCPU(req, fn, flags) long fn(struct kvm_vcpu *k, u64 arg, void *buf);
+#include "spec/kvm_ioctl.def"
+
+/* The ioctl of the engine; -ENOTTY when fd is not ours. */
+long kvm_ioctl(int fd, u32 request, u64 arg);
+/* A new /dev/kvm descriptor, or -errno. */
+int kvm_open(int flags);
+/* mmap and close of a descriptor that may be ours. */
+void *kvm_mmap(void *addr, size_t len, int prot, int flags, int fd, u64 off);
+int kvm_close(int fd);
+/* The descriptor's number is somebody else's now. */
+void kvm_forget(int fd);
+/* Generation of this process: changes in a forked child. */
+u32 kvm_process(void);
+/* KVM_CHECK_EXTENSION; vm may be NULL */
+long kvm_check_extension(struct kvm_vm *vm, u64 cap);
+
+/* ---- VM (vm.c, memory.c) --------------------------------------------------------------------------- */
+
+void vm_get(struct kvm_vm *vm);
+void vm_put(struct kvm_vm *vm);
+struct kvm_vcpu *vm_vcpu_by_id(struct kvm_vm *vm, u32 id);
+void vcpu_free(struct kvm_vcpu *k);
+/* Ask every vCPU of the VM for bits. */
+void vm_request_all(struct kvm_vm *vm, u32 bits);
+
+/* ---- guest state (regs.c, events.c, xstate.c, cpuid.c, msr.c, mce.c) ---------------------------------- */
+
+void regs_get(struct kvm_vcpu *k, struct kvm_regs *r);
+void regs_set(struct kvm_vcpu *k, const struct kvm_regs *r);
+void sregs_get(struct kvm_vcpu *k, struct kvm_sregs *s);
+int sregs_set(struct kvm_vcpu *k, const struct kvm_sregs *s);
+void events_get(struct kvm_vcpu *k, struct kvm_vcpu_events *e);
+int events_set(struct kvm_vcpu *k, const struct kvm_vcpu_events *e);
+/* Collect NMI, SMI, unhalt from src/irq into the vCPU. Returns the remaining irq_event bits. */
+u32 events_sync(struct kvm_vcpu *k);
+/* Take INIT and SIPI if the state allows; may change mp_state and reset the vCPU. */
+void events_accept_init_sipi(struct kvm_vcpu *k);
+bool events_exception_pending(const struct kvm_vcpu *k);
+u64 xstate_supported_xcr0(void);
+u32 xstate_size(void);
+void kvm_cpuid_runtime(struct kvm_vcpu *k, struct cpuid_entry *e, u32 n);
+
+int msr_bus_read(struct vcpu *v, u32 index, u64 *val);
+int msr_bus_write(struct vcpu *v, u32 index, u64 val);
+bool msr_bus_allowed(struct vcpu *v, u32 index, bool write);
+void msr_filter_free(struct msr_filter *f);
+extern _Thread_local bool msr_by_host; /* the MSR access under way is KVM_GET/SET_MSRS */
+
+/* ---- clocks (clock.c, pvclock.c) ---------------------------------------------------------------------- */
+
+void clock_init(struct kvm_clock *c);
+void clock_vcpu_init(struct kvm_vcpu *k);
+int clock_set_tsc_khz(struct kvm_vcpu *k, u32 khz);
+/* Guest TSC before tsc_offset at host TSC value. */
+u64 clock_scale_tsc(const struct kvm_vcpu *k, u64 host_tsc);
+u64 clock_bus_tsc(struct vcpu *v);
+u64 clock_bus_crystal(struct vcpu *v);
+u64 clock_guest_tsc(struct vcpu *v);	/* for src/irq */
+u32 clock_tsc_khz(struct vcpu *v);
+/* A host write of IA32_TSC, or creation (val 0): vCPUs written the same value stay in step. */
+void clock_sync_tsc(struct kvm_vcpu *k, u64 val);
+void clock_sync_offset(struct kvm_vcpu *k, u64 offset);
+u64 clock_boot_ns(const struct kvm_clock *c, u64 host_tsc);
+u64 clock_kvmclock_ns(const struct kvm_clock *c);
+int pvclock_rdmsr(struct kvm_vcpu *k, u32 index, u64 *val);
+int pvclock_wrmsr(struct kvm_vcpu *k, u32 index, u64 val);
+/* Write the time page if an update is due; vCPU thread in guest mode. */
+void pvclock_update(struct kvm_vcpu *k);
+void pvclock_steal_update(struct kvm_vcpu *k);
+void pvclock_reset(struct kvm_vcpu *k);
+int pv_hypercall(struct vcpu *v, u64 *ret);
+
+/* ---- running (run.c, exit.c) ------------------------------------------------------------------------- */
+
+long vcpu_run(struct kvm_vcpu *k);
+/* Fill kvm_run for a stop. 1: nothing for user space, go on; 0: exit; < 0: -errno. */
+int exit_translate(struct kvm_vcpu *k, enum cpu_stop stop);
+/* Take user space's answer to the last exit; immediate: finish the instruction now.
+ * 1: go on; 0: another exit was made; < 0 -errno. */
+int exit_complete(struct kvm_vcpu *k, bool immediate);
+
+/* ---- the buses (bus.c, ioeventfd.c, irqfd.c) ------------------------------------------------------------ */
+
+extern const struct cpu_bus kvm_bus;
+/* 0: an ioeventfd or a coalesced ring took the write; -EOPNOTSUPP */
+int iobus_write(struct kvm_vm *vm, bool pio, u64 addr, unsigned int len, const void *data);
+int iobus_init(struct kvm_vm *vm);
+void iobus_destroy(struct kvm_vm *vm);
+void irqfd_destroy_all(struct kvm_vm *vm);
+
+/* ---- the service thread (service.c) --------------------------------------------------------------------- */
+
+/**
+ * struct service_watch - a descriptor the service thread polls for reading
+ * @fn: called on the service thread when @fd is readable
+ */
+struct service_watch {
+	int fd;
+	void (*fn)(struct service_watch *w);
+};
+int service_start(void);
+void service_forked(void); /* in the child: its threads are gone */
+int service_add(struct service_watch *w);	/* 0 or -errno */
+void service_del(struct service_watch *w);	/* on return @fn does not run and will not */
+struct irq_timerq *service_timerq(void);
+
+/* ---- stats.c ---------------------------------------------------------------------------------------------- */
+
+int stats_alloc(size_t size, void **stat);
+void stats_free(void *stat);
