@@ -24,16 +24,23 @@ struct mem_fixup_entry {
 	".pushsection .text.casement_fixup,\"ax\"\n" label ":\tmovl %[fault], %[" err "]\n\tjmp " back \
 	"\n\t.popsection\n"
 
+/* Guest operands are aligned as the guest likes. */
+struct mem_word8 { u8 v; } __attribute__((packed, may_alias));
+struct mem_word16 { u16 v; } __attribute__((packed, may_alias));
+struct mem_word32 { u32 v; } __attribute__((packed, may_alias));
+struct mem_word64 { u64 v; } __attribute__((packed, may_alias));
+struct mem_word128 { u128 v; } __attribute__((packed, may_alias));
+
 #define MEM_LOAD(bits, mov, mod)                                                                   \
-	static inline int mem_load##bits(u##bits *val, const void *p)                              \
+	static inline int mem_load##bits(void *val, const void *p)                                 \
 	{                                                                                          \
 		int err = 0;                                                                       \
 		u##bits x;                                                                         \
 		__asm__ volatile("1:\t" mov " %[m], %" mod "[x]\n2:\n" MEM_LANDING("3", "err", "2b") \
 				 MEM_FIXUP("1b", "3b")                                             \
 				 : [x] "=&r"(x), [err] "+r"(err)                                   \
-				 : [m] "m"(*(const u##bits *)p), [fault] "i"(-EFAULT));            \
-		*val = x;                                                                          \
+				 : [m] "m"(*(const struct mem_word##bits *)p), [fault] "i"(-EFAULT)); \
+		((struct mem_word##bits *)val)->v = x;                                             \
 		return err;                                                                        \
 	}
 MEM_LOAD(8, "movb", "b")
@@ -47,7 +54,7 @@ MEM_LOAD(64, "movq", "q")
 		int err = 0;                                                                       \
 		__asm__ volatile("1:\t" mov " %" mod "[x], %[m]\n2:\n" MEM_LANDING("3", "err", "2b") \
 				 MEM_FIXUP("1b", "3b")                                             \
-				 : [m] "=m"(*(u##bits *)p), [err] "+r"(err)                        \
+				 : [m] "=m"(*(struct mem_word##bits *)p), [err] "+r"(err)                        \
 				 : [x] "q"(x), [fault] "i"(-EFAULT)                                \
 				 : "memory");                                                      \
 		return err;                                                                        \
@@ -65,7 +72,7 @@ MEM_STORE(64, "movq", "q")
 		u##bits was = *old;                                                                \
 		__asm__ volatile("1:\tlock " cmpxchg " %" mod "[x], %[m]\n2:\n"                     \
 				 MEM_LANDING("3", "err", "2b") MEM_FIXUP("1b", "3b")               \
-				 : [m] "+m"(*(u##bits *)p), "+a"(was), [err] "+r"(err)             \
+				 : [m] "+m"(*(struct mem_word##bits *)p), "+a"(was), [err] "+r"(err)             \
 				 : [x] "q"(x), [fault] "i"(-EFAULT)                                \
 				 : "memory", "cc");                                                \
 		if (err)                                                                           \
@@ -88,7 +95,7 @@ static inline int mem_cas128(void *p, u64 old[2], const u64 x[2])
 	bool same;
 
 	__asm__ volatile("1:\tlock cmpxchg16b %[m]\n2:\n" MEM_LANDING("3", "err", "2b") MEM_FIXUP("1b", "3b")
-			 : [m] "+m"(*(u128 *)p), "+a"(lo), "+d"(hi), [err] "+r"(err)
+			 : [m] "+m"(*(struct mem_word128 *)p), "+a"(lo), "+d"(hi), [err] "+r"(err)
 			 : "b"(x[0]), "c"(x[1]), [fault] "i"(-EFAULT)
 			 : "memory", "cc");
 	if (err)
@@ -125,11 +132,11 @@ static inline int mem_store(void *host, const void *src, unsigned int size)
 	case 1:
 		return mem_store8(host, *(const u8 *)src);
 	case 2:
-		return mem_store16(host, *(const u16 *)src);
+		return mem_store16(host, ((const struct mem_word16 *)src)->v);
 	case 4:
-		return mem_store32(host, *(const u32 *)src);
+		return mem_store32(host, ((const struct mem_word32 *)src)->v);
 	case 8:
-		return mem_store64(host, *(const u64 *)src);
+		return mem_store64(host, ((const struct mem_word64 *)src)->v);
 	default:
 		return mem_copy_guarded(host, src, size);
 	}

@@ -2,6 +2,9 @@
 /* Segment checks, page crossing, the bounce buffer, alignment and watchpoints, MMIO with replay. */
 #include "mem_fake.h"
 
+#define U64(p) (((struct mem_word64 *)(void *)(p))->v)
+#define U32(p) (((struct mem_word32 *)(void *)(p))->v)
+
 static struct vcpu *v;
 static struct insn rec;
 
@@ -141,7 +144,7 @@ static void crossing(void)
 	is(lin_write(v, 0x1ffc, &val, 8, 0), OP_EXC, "write into an absent second page");
 	is(v->exc.payload, 0x2000, "CR2 is the second page's start");
 	is(v->exc.error, 2, "error code");
-	is(*(u64 *)(void *)(fake_ram + 0x20ff8), 0xeeeeeeeeeeeeeeeeull, "nothing was written");
+	is(U64(fake_ram + 0x20ff8), 0xeeeeeeeeeeeeeeeeull, "nothing was written");
 	is(cpu_probe_write(v, SEG_DS, 0x1ffc, 8), OP_EXC, "a probe says so too");
 	is(cpu_write(v, SEG_DS, 0x1ff8, &val, 8), 0, "cpu_write");
 	is(cpu_read(v, SEG_DS, 0x1ff8, back, 8) || memcmp(back, &val, 8), 0, "cpu_read");
@@ -162,22 +165,22 @@ static void bounce(void)
 	p = lin_mem_begin(v, 0xffc, 8, ACC_RW);
 	ok(p >= b->buf && p < b->buf + sizeof(b->buf) && b->active, "two pages: the buffer");
 	is((u64)p & 63, 0xffc & 63, "aligned as the guest's operand");
-	*(u64 *)(void *)p = 0x1111111122222222ull;
+	U64(p) = 0x1111111122222222ull;
 	is(cpu_mem_commit(v), OP_NEXT, "commit");
-	is(*(u32 *)(void *)(fake_ram + 0x10ffc), 0x22222222, "wrote the first page");
-	is(*(u32 *)(void *)(fake_ram + 0x20000), 0x11111111, "and the second");
+	is(U32(fake_ram + 0x10ffc), 0x22222222, "wrote the first page");
+	is(U32(fake_ram + 0x20000), 0x11111111, "and the second");
 	ok(!b->active, "and ended it");
 	p = lin_mem_begin(v, 0xffc, 8, ACC_R);
-	ok(p && *(u64 *)(void *)p == 0x1111111122222222ull && !b->active, "a read needs no commit");
+	ok(p && U64(p) == 0x1111111122222222ull && !b->active, "a read needs no commit");
 	p = lin_mem_begin(v, 0x3ffc, 8, ACC_W);
 	ok(!p && v->scratch[7] == OP_EXC && !b->active && v->exc.payload == 0x4000, "a fault leaves nothing behind");
 
 	p = lin_mem_begin(v, 0x3e, 4, ACC_RW | ACC_LOCK);
 	ok(p && !((u64)p & 3) && b->active && b->locked_pause, "a split lock: aligned copy, others paused");
 	is(fake_vm.pause_lock, 1, "by this vCPU");
-	*(u32 *)(void *)p = 0x55667788;
+	U32(p) = 0x55667788;
 	cpu_mem_commit(v);
-	is(*(u32 *)(void *)(fake_ram + 0x1003e), 0x55667788, "written at commit");
+	is(U32(fake_ram + 0x1003e), 0x55667788, "written at commit");
 	ok(!fake_vm.pause_lock && !b->locked_pause, "and resumed");
 	p = lin_mem_begin(v, 0x3ffe, 4, ACC_RW | ACC_LOCK);
 	ok(!p && !fake_vm.pause_lock, "a split lock that faults resumes");
@@ -323,26 +326,26 @@ static void mmio(void)
 	ok(fake_chip_writes == 1 && v->stop == CPU_RUN, "is done at once");
 	mmio_reset(v);
 	is(cpu_write(v, SEG_DS, ROM_GPA, &val, 4), 0, "a write to ROM");
-	ok(v->stop == CPU_STOP_MMIO && mmio_next(v)->gpa == ROM_GPA && !*(u32 *)(void *)fake_rom, "goes to user space");
+	ok(v->stop == CPU_STOP_MMIO && mmio_next(v)->gpa == ROM_GPA && !U32(fake_rom), "goes to user space");
 
 	flat64();
 	p = lin_mem_begin(v, MMIO_GPA, 4, ACC_RW);
 	ok(!p && v->scratch[7] == OP_STOP && !v->bounce.active, "read-modify-write of MMIO stops for the read");
 	answer(0x10);
 	p = lin_mem_begin(v, MMIO_GPA, 4, ACC_RW);
-	ok(p && *(u32 *)(void *)p == 0x10 && v->bounce.active, "then works on the buffer");
-	*(u32 *)(void *)p += 1;
+	ok(p && U32(p) == 0x10 && v->bounce.active, "then works on the buffer");
+	U32(p) += 1;
 	is(cpu_mem_commit(v), OP_END, "its write ends the trace");
 	ok(mmio_next(v) && mmio_next(v)->is_write && mmio_next(v)->data[0] == 0x11, "and is queued");
 	flat64();
 	p = lin_mem_begin(v, MMIO_GPA, 4, ACC_W);
 	ok(p && !v->mmio.n, "a plain store reads nothing");
-	*(u32 *)(void *)p = 3;
+	U32(p) = 3;
 	is(cpu_mem_commit(v), OP_END, "and is queued");
 	flat64();
-	*(u64 *)(void *)fake_rom = 0x77;
+	U64(fake_rom) = 0x77;
 	p = lin_mem_begin(v, ROM_GPA, 8, ACC_RW);
-	ok(p && *(u64 *)(void *)p == 0x77 && v->bounce.active == BOUNCE_COPY, "read-modify-write of ROM reads it");
+	ok(p && U64(p) == 0x77 && v->bounce.active == BOUNCE_COPY, "read-modify-write of ROM reads it");
 	cpu_mem_commit(v);
 	ok(mmio_next(v) && mmio_next(v)->is_write, "and its write goes to user space");
 	flat64();
