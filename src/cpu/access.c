@@ -104,26 +104,6 @@ static int align_check(struct vcpu *v, gva_t la, unsigned int size, u32 acc)
 	return la & align_mask(size) ? cpu_raise_err(v, EXC_AC, 0) : 0;
 }
 
-/* [SDM3B "Debug Registers"] */
-static void watch(struct vcpu *v, gva_t la, unsigned int size, u32 acc)
-{
-	static const u8 lens[4] = { 1, 2, 8, 4 };
-	u64 dr7 = mem_dr7(v);
-
-	for (unsigned int n = 0; n < 4; n++) {
-		unsigned int rw = dr7 >> (16 + 4 * n) & 3;
-		unsigned int len = lens[dr7 >> (18 + 4 * n) & 3];
-		gva_t at = mem_dr(v, n) & ~(gva_t)(len - 1);
-
-		if (!(dr7 >> (2 * n) & 3) || !(rw & 1) || (rw == 1 && !(acc & ACC_W)))
-			continue;
-		if (at < la + size && la < at + len) {
-			v->pending_db |= BIT(n);
-			atomic_fetch_or(&v->request, REQ_INSN);
-		}
-	}
-}
-
 int mem_check(struct vcpu *v, gva_t la, unsigned int size, u32 acc)
 {
 	int res;
@@ -131,8 +111,11 @@ int mem_check(struct vcpu *v, gva_t la, unsigned int size, u32 acc)
 	if (acc & ACC_SYS)
 		return 0;
 	res = align_check(v, la, size, acc);
-	if (!res)
-		watch(v, la, size, acc);
+	if (!res && v->watch_mask) {
+		debug_data_access(v, la, size, acc);
+		if (v->pending_db)
+			atomic_fetch_or(&v->request, REQ_INSN);
+	}
 	return res;
 }
 

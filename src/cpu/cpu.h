@@ -776,8 +776,8 @@ bool debug_intercept(struct vcpu *v, const struct event *ev);
 int debug_software_breakpoint(struct vcpu *v);
 /* A data access while v->watch_mask != 0: sets pending_db on a match. acc = ACC_R/ACC_W. */
 void debug_data_access(struct vcpu *v, gva_t la, unsigned int size, u32 acc);
-/* May this page's translation be used without debug_data_access()? Asked when v->watch_mask != 0. */
-bool debug_watches_page(const struct vcpu *v, gva_t la);
+/* Is a data breakpoint armed? Asked when v->watch_mask != 0. */
+bool debug_watches_data(const struct vcpu *v);
 void debug_io_access(struct vcpu *v, u16 port, unsigned int size);
 /* Recompute v->step_mask after a change of DR7, guest_debug or their addresses. */
 void debug_update(struct vcpu *v);

@@ -50,10 +50,9 @@ void debug_update(struct vcpu *v)
 	if ((v->guest_debug & GUESTDBG_ENABLE) && (v->guest_debug & GUESTDBG_SINGLESTEP))
 		mask |= STEP_GUEST_DEBUG;
 	v->step_mask = mask;
-	/* A watched page must not keep a fast translation, a page no longer watched should get one. */
-	if ((watch || v->watch_mask) && v->tlb)
-		mmu_flush_all(v);
 	v->watch_mask = watch;
+	if (v->tlb)
+		mmu_select_view(v);
 }
 
 /* ---- stops for the debugger outside --------------------------------------------------------------- */
@@ -146,10 +145,12 @@ void debug_data_access(struct vcpu *v, gva_t la, unsigned int size, u32 acc)
 	}
 }
 
-bool debug_watches_page(const struct vcpu *v, gva_t la)
+bool debug_watches_data(const struct vcpu *v)
 {
+	u64 dr7 = debug_dr7(v);
+
 	for (unsigned int n = 0; n < 4; n++)
-		if ((v->watch_mask & (1u << n)) && !((debug_addr(v, n) ^ la) & PAGE_MASK))
+		if ((v->watch_mask & (1u << n)) && bp_kind(dr7, n) != BP_IO)
 			return true;
 	return false;
 }

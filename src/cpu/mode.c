@@ -230,7 +230,7 @@ static void reset_events(struct vcpu *v)
 	v->replay = false;
 	v->pio.active = false;
 	v->msr.done = false;
-	v->mmio.n = v->mmio.next = v->mmio.sent = 0;
+	mmio_reset(v);
 }
 
 /* What RESET changes and INIT keeps. */

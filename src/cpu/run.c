@@ -184,7 +184,8 @@ static int run_single(struct vcpu *v, const struct insn *rec)
 
 static inline bool must_step(const struct vcpu *v)
 {
-	return v->shadow || v->step_mask || (v->rflags & (FLAG_TF | FLAG_RF));
+	return v->shadow || v->step_mask || (v->watch_mask && mmu_checked(v)) ||
+	       (v->rflags & (FLAG_TF | FLAG_RF));
 }
 
 static int find(struct vcpu *v, const struct insn **rec)

@@ -341,18 +341,6 @@ void mmu_cr3_loaded(struct vcpu *v, bool keep)
 
 /* ---- views -------------------------------------------------------------------------------------- */
 
-/* Is a data breakpoint armed, the guest's own or one that user space set? */
-static bool watching(const struct vcpu *v)
-{
-	u64 dr7 = mem_dr7(v);
-
-	for (unsigned int n = 0; n < 4; n++) {
-		if ((dr7 >> (2 * n) & 3) && (dr7 >> (16 + 4 * n) & 1))
-			return true;
-	}
-	return false;
-}
-
 static void adopt_controls(struct vcpu *v, u64 key)
 {
 	u64 changed = v->tlb->key ^ key;
@@ -376,7 +364,7 @@ void mmu_select_view(struct vcpu *v)
 
 	if (unlikely(key != v->tlb->key))
 		adopt_controls(v, key);
-	if (unlikely((v->dr7 | v->guest_debug_dr7) & 0xff) && watching(v))
+	if (unlikely(v->watch_mask) && debug_watches_data(v))
 		view = VIEW_NONE;
 	if (unlikely(view == VIEW_USER && (v->cr0 & CR0_AM) && (v->rflags & FLAG_AC)))
 		view = VIEW_NONE;

@@ -101,18 +101,6 @@ static inline struct tlb_entry *l1_view(struct vcpu *v, u32 acc)
 	return v->l1[mmu_view(v, acc)];
 }
 
-#define GUESTDBG_USE_HW_BP 0x20000u /* KVM_GUESTDBG_USE_HW_BP: user space's breakpoints replace the guest's */
-
-static inline u64 mem_dr7(const struct vcpu *v)
-{
-	return v->guest_debug & GUESTDBG_USE_HW_BP ? v->guest_debug_dr7 : v->dr7;
-}
-
-static inline u64 mem_dr(const struct vcpu *v, unsigned int n)
-{
-	return v->guest_debug & GUESTDBG_USE_HW_BP ? v->guest_dr[n] : v->dr[n];
-}
-
 /* Do these page rights allow the access? [SDM3A "Access Rights"] */
 bool mmu_allowed(const struct vcpu *v, u32 bits, u32 acc);
 

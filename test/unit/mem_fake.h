@@ -47,6 +47,19 @@ bool code_written(struct vcpu *v, struct memslot *s, gpa_t gpa, unsigned int len
 	return true;
 }
 
+static gva_t fake_watch_la; /* one byte, watched by DR1 */
+
+bool debug_watches_data(const struct vcpu *v)
+{
+	return v->watch_mask;
+}
+
+void debug_data_access(struct vcpu *v, gva_t la, unsigned int size, u32 acc)
+{
+	if (fake_watch_la - la < size)
+		v->pending_db |= 2;
+}
+
 static inline int fake_read(struct vcpu *v, gpa_t gpa, unsigned int len, void *data)
 {
 	if (gpa >> 12 != CHIP_GPA >> 12)
