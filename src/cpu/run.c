@@ -220,6 +220,7 @@ static void stopped(struct vcpu *v, u8 shadow)
 static bool step(struct vcpu *v, bool again)
 {
 	const struct insn *rec;
+	u64 was_if = v->rflags & FLAG_IF;
 	u8 shadow = v->shadow;
 	int res = again ? OP_NEXT : debug_check_exec(v);
 
@@ -235,6 +236,8 @@ static bool step(struct vcpu *v, bool again)
 	v->page_rip = v->rip - rec->off;
 	res = run_single(v, rec);
 	settle(v, res);
+	if ((v->rflags & FLAG_IF) & ~was_if)
+		atomic_fetch_or(&v->request, REQ_EVENT);
 	if (res == OP_STOP)
 		stopped(v, shadow);
 	else if (res == OP_EXC)
