@@ -8,10 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Room that cpuid_supported() leaves for the topology leaf's three subleaves. */
+/* Room that vmm_cpuid_supported() leaves for the topology leaf's three subleaves. */
 #define CPUID_EXTRA 3
 
-struct kvm_cpuid2 *cpuid_supported(const struct kvm_call *kvm, int sys_fd)
+struct kvm_cpuid2 *vmm_cpuid_supported(const struct kvm_call *kvm, int sys_fd)
 {
 	/* KVM says E2BIG until the table is large enough; no CPU has thousands of leaves. */
 	for (u32 n = 64; n <= 4096; n *= 2) {
@@ -21,7 +21,7 @@ struct kvm_cpuid2 *cpuid_supported(const struct kvm_call *kvm, int sys_fd)
 		if (!c)
 			return NULL;
 		c->nent = n;
-		rc = kvm_ioctl(kvm, sys_fd, KVM_GET_SUPPORTED_CPUID, (unsigned long)c);
+		rc = call_ioctl(kvm, sys_fd, KVM_GET_SUPPORTED_CPUID, (unsigned long)c);
 		if (!rc)
 			return c;
 		free(c);
@@ -120,7 +120,7 @@ static void fill_one(struct kvm_cpuid_entry2 *e, u32 id, u32 n, bool tsc_deadlin
 	}
 }
 
-void cpuid_fill(struct kvm_cpuid2 *cpuid, unsigned int id, unsigned int n, bool tsc_deadline)
+void vmm_cpuid_fill(struct kvm_cpuid2 *cpuid, unsigned int id, unsigned int n, bool tsc_deadline)
 {
 	for (u32 i = 0; i < cpuid->nent; i++)
 		fill_one(&cpuid->entries[i], id, n, tsc_deadline);

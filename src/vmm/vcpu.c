@@ -30,7 +30,7 @@ static int set_msrs(struct vcpu *v)
 	m.e[1].data = 0x806;
 	m.head.nmsrs = 2;
 	/* KVM stops at the first MSR it does not have: none of them is one a guest cannot live without. */
-	return kvm_ioctl(v->vm->kvm, v->fd, KVM_SET_MSRS, (unsigned long)&m) < 0;
+	return call_ioctl(v->vm->kvm, v->fd, KVM_SET_MSRS, (unsigned long)&m) < 0;
 }
 
 /* The 8259 pair reaches the first processor through LINT0 until the guest turns on the I/O APIC. */
@@ -38,13 +38,13 @@ static int set_virtual_wire(struct vcpu *v)
 {
 	struct kvm_lapic_state s;
 	const u32 lvt0 = 0x350, lvt1 = 0x360, extint = 7 << 8, nmi = 4 << 8;
-	int rc = kvm_ioctl(v->vm->kvm, v->fd, KVM_GET_LAPIC, (unsigned long)&s);
+	int rc = call_ioctl(v->vm->kvm, v->fd, KVM_GET_LAPIC, (unsigned long)&s);
 
 	if (rc)
 		return rc;
 	memcpy(&s.regs[lvt0], &extint, 4);
 	memcpy(&s.regs[lvt1], &nmi, 4);
-	return kvm_ioctl(v->vm->kvm, v->fd, KVM_SET_LAPIC, (unsigned long)&s);
+	return call_ioctl(v->vm->kvm, v->fd, KVM_SET_LAPIC, (unsigned long)&s);
 }
 
 static int set_cpuid(struct vcpu *v, const struct kvm_cpuid2 *supported)
@@ -56,19 +56,19 @@ static int set_cpuid(struct vcpu *v, const struct kvm_cpuid2 *supported)
 	if (!c)
 		return -ENOMEM;
 	memcpy(c, supported, sizeof(*c) + supported->nent * sizeof(c->entries[0]));
-	cpuid_fill(c, v->id, v->vm->nr_cpus, vm_cap(v->vm, KVM_CAP_TSC_DEADLINE_TIMER));
-	rc = kvm_ioctl(v->vm->kvm, v->fd, KVM_SET_CPUID2, (unsigned long)c);
+	vmm_cpuid_fill(c, v->id, v->vm->nr_cpus, vmm_cap(v->vm, KVM_CAP_TSC_DEADLINE_TIMER));
+	rc = call_ioctl(v->vm->kvm, v->fd, KVM_SET_CPUID2, (unsigned long)c);
 	free(c);
 	return rc;
 }
 
-int vcpu_create(struct vcpu *v, const struct kvm_cpuid2 *supported)
+int vmm_vcpu_create(struct vcpu *v, const struct kvm_cpuid2 *supported)
 {
 	struct vm *vm = v->vm;
 	void *run;
 	int rc;
 
-	v->fd = vm_ioctl(vm, KVM_CREATE_VCPU, v->id);
+	v->fd = vmm_ioctl(vm, KVM_CREATE_VCPU, v->id);
 	if (v->fd < 0)
 		return vmm_error(EXIT_HOST, "KVM_CREATE_VCPU: %s", strerror(-v->fd));
 	run = vm->kvm->mmap(NULL, vm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, v->fd, 0);
@@ -124,11 +124,11 @@ static void sregs_real(struct kvm_sregs *s)
 	}
 }
 
-int vcpu_boot(struct vcpu *v, const struct boot *b)
+int vmm_vcpu_boot(struct vcpu *v, const struct boot *b)
 {
 	struct kvm_regs r;
 	struct kvm_sregs s;
-	int rc = kvm_ioctl(v->vm->kvm, v->fd, KVM_GET_SREGS, (unsigned long)&s);
+	int rc = call_ioctl(v->vm->kvm, v->fd, KVM_GET_SREGS, (unsigned long)&s);
 
 	if (rc)
 		return vmm_error(EXIT_HOST, "KVM_GET_SREGS: %s", strerror(-rc));
@@ -143,9 +143,9 @@ int vcpu_boot(struct vcpu *v, const struct boot *b)
 	r.rbx = b->rbx;
 	r.rsi = b->rsi;
 	r.rflags = 2;
-	rc = kvm_ioctl(v->vm->kvm, v->fd, KVM_SET_SREGS, (unsigned long)&s);
+	rc = call_ioctl(v->vm->kvm, v->fd, KVM_SET_SREGS, (unsigned long)&s);
 	if (!rc)
-		rc = kvm_ioctl(v->vm->kvm, v->fd, KVM_SET_REGS, (unsigned long)&r);
+		rc = call_ioctl(v->vm->kvm, v->fd, KVM_SET_REGS, (unsigned long)&r);
 	if (rc)
 		return vmm_error(EXIT_HOST, "setting the boot registers: %s", strerror(-rc));
 	return 0;
@@ -156,8 +156,8 @@ static void dump_registers(struct vcpu *v)
 	struct kvm_regs r;
 	struct kvm_sregs s;
 
-	if (kvm_ioctl(v->vm->kvm, v->fd, KVM_GET_REGS, (unsigned long)&r) ||
-	    kvm_ioctl(v->vm->kvm, v->fd, KVM_GET_SREGS, (unsigned long)&s))
+	if (call_ioctl(v->vm->kvm, v->fd, KVM_GET_REGS, (unsigned long)&r) ||
+	    call_ioctl(v->vm->kvm, v->fd, KVM_GET_SREGS, (unsigned long)&s))
 		return;
 #define U(x) ((unsigned long long)(x))
 	fprintf(stderr, "\r\ncasement: cpu %u RIP %04x:%016llx RSP %016llx RFLAGS %llx\r\n"
@@ -175,7 +175,7 @@ static void exit_io(struct vcpu *v)
 	size_t bytes = (size_t)run->io.size * run->io.count;
 
 	if (run->io.data_offset > v->vm->run_size || bytes > v->vm->run_size - run->io.data_offset) {
-		vm_stop(v->vm, EXIT_HOST, "KVM described a port access outside kvm_run");
+		vmm_stop(v->vm, EXIT_HOST, "KVM described a port access outside kvm_run");
 		return;
 	}
 	for (u32 i = 0; i < run->io.count; i++)
@@ -195,13 +195,13 @@ static void exit_system_event(struct vcpu *v)
 {
 	switch (v->run->system_event.type) {
 	case KVM_SYSTEM_EVENT_SHUTDOWN:
-		vm_stop(v->vm, EXIT_POWEROFF, NULL);
+		vmm_stop(v->vm, EXIT_POWEROFF, NULL);
 		break;
 	case KVM_SYSTEM_EVENT_RESET:
-		vm_stop(v->vm, EXIT_POWEROFF, "guest asked for a reset");
+		vmm_stop(v->vm, EXIT_POWEROFF, "guest asked for a reset");
 		break;
 	default:
-		vm_stop(v->vm, EXIT_CRASH, "guest crashed (system event %u)", v->run->system_event.type);
+		vmm_stop(v->vm, EXIT_CRASH, "guest crashed (system event %u)", v->run->system_event.type);
 	}
 }
 
@@ -211,10 +211,10 @@ static void exit_notify(struct vcpu *v)
 
 	atomic_fetch_add(&vm->notify_count, 1);
 	if (v->run->notify.flags & KVM_NOTIFY_CONTEXT_INVALID) {
-		vm_stop(vm, EXIT_CONTAINED, "cpu %u: notify VM exit with an invalid context", v->id);
+		vmm_stop(vm, EXIT_CONTAINED, "cpu %u: notify VM exit with an invalid context", v->id);
 	} else if (vm->notify_policy == NOTIFY_STOP) {
 		dump_registers(v);
-		vm_stop(vm, EXIT_CONTAINED, "cpu %u opened no event window within the notify window", v->id);
+		vmm_stop(vm, EXIT_CONTAINED, "cpu %u opened no event window within the notify window", v->id);
 	}
 }
 
@@ -227,17 +227,17 @@ static void exit_crash(struct vcpu *v)
 	dump_registers(v);
 	switch (run->exit_reason) {
 	case KVM_EXIT_SHUTDOWN:
-		vm_stop(v->vm, EXIT_CRASH, "guest crashed: triple fault on cpu %u", v->id);
+		vmm_stop(v->vm, EXIT_CRASH, "guest crashed: triple fault on cpu %u", v->id);
 		break;
 	case KVM_EXIT_INTERNAL_ERROR:
-		vm_stop(v->vm, EXIT_CRASH, "KVM internal error, suberror %u, on cpu %u", run->internal.suberror, v->id);
+		vmm_stop(v->vm, EXIT_CRASH, "KVM internal error, suberror %u, on cpu %u", run->internal.suberror, v->id);
 		break;
 	case KVM_EXIT_FAIL_ENTRY:
-		vm_stop(v->vm, EXIT_CRASH, "KVM could not enter the guest on cpu %u, reason 0x%llx", v->id,
+		vmm_stop(v->vm, EXIT_CRASH, "KVM could not enter the guest on cpu %u, reason 0x%llx", v->id,
 			(unsigned long long)run->fail_entry.hardware_entry_failure_reason);
 		break;
 	default:
-		vm_stop(v->vm, EXIT_CRASH, "unexpected KVM exit %u on cpu %u", run->exit_reason, v->id);
+		vmm_stop(v->vm, EXIT_CRASH, "unexpected KVM exit %u on cpu %u", run->exit_reason, v->id);
 	}
 }
 
@@ -278,7 +278,7 @@ static void note_bus_lock(struct vcpu *v)
 		atomic_fetch_add(&v->vm->bus_lock_count, 1);
 }
 
-void *vcpu_thread(void *arg)
+void *vmm_vcpu_thread(void *arg)
 {
 	struct vcpu *v = arg;
 	struct vm *vm = v->vm;
@@ -291,14 +291,14 @@ void *vcpu_thread(void *arg)
 	sigaddset(&kick, SIG_KICK);
 	pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
 	while (!atomic_load(&vm->stopping)) {
-		int rc = kvm_ioctl(vm->kvm, v->fd, KVM_RUN, 0);
+		int rc = call_ioctl(vm->kvm, v->fd, KVM_RUN, 0);
 
 		if (!rc) {
 			note_bus_lock(v);
 			dispatch(v);
 		} else if (rc != -EINTR && rc != -EAGAIN) {
 			dump_registers(v);
-			vm_stop(vm, EXIT_HOST, "KVM_RUN on cpu %u: %s", v->id, strerror(-rc));
+			vmm_stop(vm, EXIT_HOST, "KVM_RUN on cpu %u: %s", v->id, strerror(-rc));
 		}
 	}
 	atomic_store(&v->done, true);
@@ -309,7 +309,7 @@ static void on_kick(int sig)
 {
 }
 
-int vm_start(struct vm *vm)
+int vmm_start(struct vm *vm)
 {
 	struct sigaction sa = { .sa_handler = on_kick };
 	int rc;
@@ -319,7 +319,7 @@ int vm_start(struct vm *vm)
 	for (unsigned int i = 0; i < vm->nr_cpus; i++) {
 		struct vcpu *v = &vm->cpu[i];
 
-		rc = pthread_create(&v->thread, NULL, vcpu_thread, v);
+		rc = pthread_create(&v->thread, NULL, vmm_vcpu_thread, v);
 		if (rc)
 			return vmm_error(EXIT_HOST, "cannot start a vCPU thread: %s", strerror(rc));
 		v->started = true;
@@ -327,7 +327,7 @@ int vm_start(struct vm *vm)
 	return 0;
 }
 
-bool vm_join(struct vm *vm)
+bool vmm_join(struct vm *vm)
 {
 	bool all = true;
 

@@ -26,16 +26,16 @@ int vmm_error(int code, const char *fmt, ...)
 	return code;
 }
 
-int kvm_ioctl(const struct kvm_call *kvm, int fd, unsigned long request, unsigned long arg)
+int call_ioctl(const struct kvm_call *kvm, int fd, unsigned long request, unsigned long arg)
 {
 	int rc = kvm->ioctl(fd, request, arg);
 
 	return rc < 0 ? -errno : rc;
 }
 
-int vm_cap(struct vm *vm, int cap)
+int vmm_cap(struct vm *vm, int cap)
 {
-	int rc = kvm_ioctl(vm->kvm, vm->sys_fd, KVM_CHECK_EXTENSION, (unsigned long)cap);
+	int rc = call_ioctl(vm->kvm, vm->sys_fd, KVM_CHECK_EXTENSION, (unsigned long)cap);
 
 	return rc < 0 ? 0 : rc;
 }
@@ -117,13 +117,13 @@ static int check_caps(struct vm *vm)
 		CAP(IRQ_ROUTING), CAP(SIGNAL_MSI), CAP(MP_STATE), CAP(IMMEDIATE_EXIT),
 	};
 #undef CAP
-	int max = vm_cap(vm, KVM_CAP_MAX_VCPUS);
-	int version = kvm_ioctl(vm->kvm, vm->sys_fd, KVM_GET_API_VERSION, 0);
+	int max = vmm_cap(vm, KVM_CAP_MAX_VCPUS);
+	int version = call_ioctl(vm->kvm, vm->sys_fd, KVM_GET_API_VERSION, 0);
 
 	if (version != KVM_API_VERSION)
 		return vmm_error(EXIT_HOST, "%s: KVM API version %d, not %d", vm->kvm->name, version, KVM_API_VERSION);
 	for (size_t i = 0; i < ARRAY_SIZE(need); i++)
-		if (!vm_cap(vm, need[i].cap))
+		if (!vmm_cap(vm, need[i].cap))
 			return vmm_error(EXIT_HOST, "%s: KVM_CAP_%s is missing", vm->kvm->name, need[i].name);
 	if (max && vm->nr_cpus > (unsigned int)max)
 		return vmm_error(EXIT_USAGE, "--cpus: %s has at most %d processors", vm->kvm->name, max);
@@ -134,7 +134,7 @@ static int enable_cap(struct vm *vm, u32 cap, u64 arg)
 {
 	struct kvm_enable_cap c = { .cap = cap, .args = { arg } };
 
-	return vm_ioctl_p(vm, KVM_ENABLE_CAP, &c);
+	return vmm_ioctl_p(vm, KVM_ENABLE_CAP, &c);
 }
 
 static int apply_accel(struct vm *vm, const struct accel *a)
@@ -142,12 +142,12 @@ static int apply_accel(struct vm *vm, const struct accel *a)
 	if (a->notify) {
 		u64 arg = a->notify_window << 32 | KVM_X86_NOTIFY_VMEXIT_ENABLED | KVM_X86_NOTIFY_VMEXIT_USER;
 
-		if (!vm_cap(vm, KVM_CAP_X86_NOTIFY_VMEXIT) || enable_cap(vm, KVM_CAP_X86_NOTIFY_VMEXIT, arg))
+		if (!vmm_cap(vm, KVM_CAP_X86_NOTIFY_VMEXIT) || enable_cap(vm, KVM_CAP_X86_NOTIFY_VMEXIT, arg))
 			return vmm_error(EXIT_HOST, "%s: this KVM has no notify VM exits", vm->kvm->name);
 		vm->notify_policy = a->notify_stop ? NOTIFY_STOP : NOTIFY_RUN;
 	}
 	if (a->bus_lock) {
-		if (!vm_cap(vm, KVM_CAP_X86_BUS_LOCK_EXIT) ||
+		if (!vmm_cap(vm, KVM_CAP_X86_BUS_LOCK_EXIT) ||
 		    enable_cap(vm, KVM_CAP_X86_BUS_LOCK_EXIT, KVM_BUS_LOCK_DETECTION_EXIT))
 			return vmm_error(EXIT_HOST, "%s: this KVM has no bus-lock exits", vm->kvm->name);
 		vm->bus_lock_exit = true;
@@ -182,7 +182,7 @@ static int set_routes(struct vm *vm)
 		r.e[n++].u.irqchip.pin = gsi == GSI_PIT ? 2 : gsi;
 	}
 	r.head.nr = n;
-	return vm_ioctl_p(vm, KVM_SET_GSI_ROUTING, &r);
+	return vmm_ioctl_p(vm, KVM_SET_GSI_ROUTING, &r);
 }
 
 static int create_chips(struct vm *vm)
@@ -192,18 +192,18 @@ static int create_chips(struct vm *vm)
 	int rc;
 
 	/* Only hosts that need them know these two; a KVM without them runs real mode by other means. */
-	if (vm_cap(vm, KVM_CAP_SET_IDENTITY_MAP_ADDR)) {
-		rc = vm_ioctl_p(vm, KVM_SET_IDENTITY_MAP_ADDR, &identity);
+	if (vmm_cap(vm, KVM_CAP_SET_IDENTITY_MAP_ADDR)) {
+		rc = vmm_ioctl_p(vm, KVM_SET_IDENTITY_MAP_ADDR, &identity);
 		if (rc)
 			return vmm_error(EXIT_HOST, "KVM_SET_IDENTITY_MAP_ADDR: %s", strerror(-rc));
 	}
-	rc = vm_ioctl(vm, KVM_SET_TSS_ADDR, KVM_TSS_ADDR);
+	rc = vmm_ioctl(vm, KVM_SET_TSS_ADDR, KVM_TSS_ADDR);
 	if (rc)
 		return vmm_error(EXIT_HOST, "KVM_SET_TSS_ADDR: %s", strerror(-rc));
-	rc = vm_ioctl(vm, KVM_CREATE_IRQCHIP, 0);
+	rc = vmm_ioctl(vm, KVM_CREATE_IRQCHIP, 0);
 	if (rc)
 		return vmm_error(EXIT_HOST, "KVM_CREATE_IRQCHIP: %s", strerror(-rc));
-	rc = vm_ioctl_p(vm, KVM_CREATE_PIT2, &pit);
+	rc = vmm_ioctl_p(vm, KVM_CREATE_PIT2, &pit);
 	if (rc)
 		return vmm_error(EXIT_HOST, "KVM_CREATE_PIT2: %s", strerror(-rc));
 	rc = set_routes(vm);
@@ -220,7 +220,7 @@ static int set_memory(struct vm *vm)
 			.slot = i, .guest_phys_addr = r->gpa, .memory_size = r->size,
 			.userspace_addr = (u64)r->host,
 		};
-		int rc = vm_ioctl_p(vm, KVM_SET_USER_MEMORY_REGION, &m);
+		int rc = vmm_ioctl_p(vm, KVM_SET_USER_MEMORY_REGION, &m);
 
 		if (rc)
 			return vmm_error(EXIT_HOST, "KVM_SET_USER_MEMORY_REGION: %s", strerror(-rc));
@@ -230,8 +230,8 @@ static int set_memory(struct vm *vm)
 
 static int create_vcpus(struct vm *vm)
 {
-	struct kvm_cpuid2 *supported = cpuid_supported(vm->kvm, vm->sys_fd);
-	int size = kvm_ioctl(vm->kvm, vm->sys_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
+	struct kvm_cpuid2 *supported = vmm_cpuid_supported(vm->kvm, vm->sys_fd);
+	int size = call_ioctl(vm->kvm, vm->sys_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
 	int rc = 0;
 
 	if (!supported || size < (int)sizeof(struct kvm_run)) {
@@ -242,7 +242,7 @@ static int create_vcpus(struct vm *vm)
 	for (unsigned int i = 0; i < vm->nr_cpus && !rc; i++) {
 		vm->cpu[i].vm = vm;
 		vm->cpu[i].id = i;
-		rc = vcpu_create(&vm->cpu[i], supported);
+		rc = vmm_vcpu_create(&vm->cpu[i], supported);
 	}
 	free(supported);
 	return rc;
@@ -261,7 +261,7 @@ static int open_kvm(struct vm *vm, const struct accel *a)
 		return rc;
 	/* KVM_CREATE_VM can be interrupted while the host sets up its MMU notifier. */
 	do {
-		vm->fd = kvm_ioctl(vm->kvm, vm->sys_fd, KVM_CREATE_VM, 0);
+		vm->fd = call_ioctl(vm->kvm, vm->sys_fd, KVM_CREATE_VM, 0);
 	} while (vm->fd == -EINTR);
 	if (vm->fd < 0)
 		return vmm_error(EXIT_HOST, "KVM_CREATE_VM: %s", strerror(-vm->fd));
@@ -271,7 +271,7 @@ static int open_kvm(struct vm *vm, const struct accel *a)
 /* What --accel said; there is one VM. */
 static struct accel accel;
 
-int vm_accel(struct vm *vm)
+int vmm_accel(struct vm *vm)
 {
 	int rc = accel_parse(&accel, vm->opt->accel);
 
@@ -280,7 +280,7 @@ int vm_accel(struct vm *vm)
 	return rc;
 }
 
-int vm_create(struct vm *vm)
+int vmm_create(struct vm *vm)
 {
 	int rc;
 
@@ -297,7 +297,7 @@ int vm_create(struct vm *vm)
 	return rc;
 }
 
-void vm_destroy(struct vm *vm)
+void vmm_destroy(struct vm *vm)
 {
 	for (unsigned int i = 0; i < vm->nr_cpus; i++) {
 		struct vcpu *v = &vm->cpu[i];
@@ -314,7 +314,7 @@ void vm_destroy(struct vm *vm)
 	ram_destroy(&vm->ram);
 }
 
-void vm_stop(struct vm *vm, int code, const char *fmt, ...)
+void vmm_stop(struct vm *vm, int code, const char *fmt, ...)
 {
 	va_list ap;
 
@@ -329,7 +329,7 @@ void vm_stop(struct vm *vm, int code, const char *fmt, ...)
 	loop_stop(&vm->loop);
 }
 
-void vm_irq_line(struct vm *vm, unsigned int gsi, unsigned int source, bool level)
+void vmm_irq_line(struct vm *vm, unsigned int gsi, unsigned int source, bool level)
 {
 	u32 old, new;
 
@@ -340,15 +340,15 @@ void vm_irq_line(struct vm *vm, unsigned int gsi, unsigned int source, bool leve
 	if (!old != !new) {
 		struct kvm_irq_level l = { .irq = gsi, .level = new != 0 };
 
-		vm_ioctl_p(vm, KVM_IRQ_LINE, &l);
+		vmm_ioctl_p(vm, KVM_IRQ_LINE, &l);
 	}
 	pthread_mutex_unlock(&vm->irq_lock);
 }
 
-void vm_irq_msi(struct vm *vm, u64 addr, u32 data)
+void vmm_irq_msi(struct vm *vm, u64 addr, u32 data)
 {
 	struct kvm_msi msi = { .address_lo = (u32)addr, .address_hi = (u32)(addr >> 32), .data = data };
 
 	/* A message that no LAPIC takes is lost, as on a bus. */
-	vm_ioctl_p(vm, KVM_SIGNAL_MSI, &msi);
+	vmm_ioctl_p(vm, KVM_SIGNAL_MSI, &msi);
 }

@@ -4,7 +4,7 @@
  *
  * Threads: the main thread runs the event loop (console, timers, signals, network); each disk has a loop of its
  * own; each vCPU is one thread in KVM_RUN. A device guards its state with its own mutex. Whoever sees the
- * reason to end calls vm_stop(); the first reason wins.
+ * reason to end calls vmm_stop(); the first reason wins.
  */
 #pragma once
 #include <linux/kvm.h>
@@ -98,61 +98,61 @@ enum notify_policy { NOTIFY_RUN, NOTIFY_STOP };
 int vmm_error(int code, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* An ioctl by its KVM; -errno on failure. */
-int kvm_ioctl(const struct kvm_call *kvm, int fd, unsigned long request, unsigned long arg);
-static inline int vm_ioctl(struct vm *vm, unsigned long request, unsigned long arg)
+int call_ioctl(const struct kvm_call *kvm, int fd, unsigned long request, unsigned long arg);
+static inline int vmm_ioctl(struct vm *vm, unsigned long request, unsigned long arg)
 {
-	return kvm_ioctl(vm->kvm, vm->fd, request, arg);
+	return call_ioctl(vm->kvm, vm->fd, request, arg);
 }
-static inline int vm_ioctl_p(struct vm *vm, unsigned long request, const void *arg)
+static inline int vmm_ioctl_p(struct vm *vm, unsigned long request, const void *arg)
 {
-	return kvm_ioctl(vm->kvm, vm->fd, request, (unsigned long)arg);
+	return call_ioctl(vm->kvm, vm->fd, request, (unsigned long)arg);
 }
 /* KVM_CHECK_EXTENSION on the system fd; 0 when absent */
-int vm_cap(struct vm *vm, int cap);
+int vmm_cap(struct vm *vm, int cap);
 
 /**
- * vm_accel() - understand --accel and choose vm->kvm
+ * vmm_accel() - understand --accel and choose vm->kvm
  *
  * Return: 0, or an exit code after one line on stderr.
  */
-int vm_accel(struct vm *vm);
+int vmm_accel(struct vm *vm);
 
 /**
- * vm_create() - open KVM and make the VM, its interrupt chips and its vCPUs
- * @vm: after vm_accel(), with opt and ram filled in
+ * vmm_create() - open KVM and make the VM, its interrupt chips and its vCPUs
+ * @vm: after vmm_accel(), with opt and ram filled in
  *
  * Return: 0, or an exit code after one line on stderr.
  */
-int vm_create(struct vm *vm);
-void vm_destroy(struct vm *vm);
+int vmm_create(struct vm *vm);
+void vmm_destroy(struct vm *vm);
 
 /* Starts the vCPU threads. */
-int vm_start(struct vm *vm);
+int vmm_start(struct vm *vm);
 /* Takes every vCPU out of KVM_RUN and joins the threads; false when one did not answer. */
-bool vm_join(struct vm *vm);
+bool vmm_join(struct vm *vm);
 
 /**
- * vm_stop() - end the run with this code and this reason
+ * vmm_stop() - end the run with this code and this reason
  * @fmt: what to tell the user, or NULL to say nothing
  *
  * Any thread may call it; only the first call counts.
  */
-void vm_stop(struct vm *vm, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void vmm_stop(struct vm *vm, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 /**
- * vm_irq_line() - drive an interrupt line
+ * vmm_irq_line() - drive an interrupt line
  * @gsi: one of GSI_*
  * @source: 0..31, who drives it; the line is the OR of its sources
  */
-void vm_irq_line(struct vm *vm, unsigned int gsi, unsigned int source, bool level);
-void vm_irq_msi(struct vm *vm, u64 addr, u32 data);
+void vmm_irq_line(struct vm *vm, unsigned int gsi, unsigned int source, bool level);
+void vmm_irq_msi(struct vm *vm, u64 addr, u32 data);
 
 /* vcpu.c */
-int vcpu_create(struct vcpu *v, const struct kvm_cpuid2 *supported);
-void *vcpu_thread(void *arg);
+int vmm_vcpu_create(struct vcpu *v, const struct kvm_cpuid2 *supported);
+void *vmm_vcpu_thread(void *arg);
 /* cpuid.c: the CPUID that vCPU @id of @n shows, from what KVM supports */
-void cpuid_fill(struct kvm_cpuid2 *cpuid, unsigned int id, unsigned int n, bool tsc_deadline);
-struct kvm_cpuid2 *cpuid_supported(const struct kvm_call *kvm, int sys_fd);
+void vmm_cpuid_fill(struct kvm_cpuid2 *cpuid, unsigned int id, unsigned int n, bool tsc_deadline);
+struct kvm_cpuid2 *vmm_cpuid_supported(const struct kvm_call *kvm, int sys_fd);
 
 /**
  * struct boot - where and how the first vCPU starts, filled by a loader
@@ -163,4 +163,4 @@ struct boot {
 	u64 rax, rbx, rsi;
 	u64 rsdp;
 };
-int vcpu_boot(struct vcpu *v, const struct boot *b);
+int vmm_vcpu_boot(struct vcpu *v, const struct boot *b);

@@ -50,14 +50,14 @@ static void on_signal(void *arg, u32 events)
 		return;
 	if (!atomic_load(&vm->stopping))
 		vm->exit_signal = (int)si.ssi_signo;
-	vm_stop(vm, 128 + (int)si.ssi_signo, "ended by signal %u", si.ssi_signo);
+	vmm_stop(vm, 128 + (int)si.ssi_signo, "ended by signal %u", si.ssi_signo);
 }
 
 static void on_timeout(void *arg, u32 events)
 {
 	struct vm *vm = arg;
 
-	vm_stop(vm, EXIT_CONTAINED, "stopped: --timeout of %llu seconds is over", (unsigned long long)vm->opt->timeout);
+	vmm_stop(vm, EXIT_CONTAINED, "stopped: --timeout of %llu seconds is over", (unsigned long long)vm->opt->timeout);
 }
 
 /* Before any thread exists, so that all inherit the mask: signals are the main thread's, through a descriptor. */
@@ -135,7 +135,7 @@ static int prepare(struct vm *vm, struct boot *b, struct console_sink *sink)
 	int rc = check_options(vm->opt);
 
 	if (!rc)
-		rc = vm_accel(vm);
+		rc = vmm_accel(vm);
 	if (rc)
 		return rc;
 	rc = ram_create(&vm->ram, vm->opt->mem);
@@ -156,10 +156,10 @@ static int prepare(struct vm *vm, struct boot *b, struct console_sink *sink)
 
 static int start(struct vm *vm, const struct boot *b, struct console_sink sink)
 {
-	int rc = vm_create(vm);
+	int rc = vmm_create(vm);
 
 	if (!rc)
-		rc = vcpu_boot(&vm->cpu[0], b);
+		rc = vmm_vcpu_boot(&vm->cpu[0], b);
 	if (!rc)
 		rc = console_open(vm, sink);
 	if (!rc)
@@ -169,7 +169,7 @@ static int start(struct vm *vm, const struct boot *b, struct console_sink sink)
 	rc = workers_start();
 	if (rc)
 		return vmm_error(EXIT_HOST, "cannot start a thread: %s", strerror(-rc));
-	return vm_start(vm);
+	return vmm_start(vm);
 }
 
 static void print_stats(struct vm *vm)
@@ -209,7 +209,7 @@ static int finish(struct vm *vm)
 {
 	bool clean = workers_stop();
 
-	clean &= vm_join(vm);
+	clean &= vmm_join(vm);
 	console_close();
 	if (vm->exit_reason[0])
 		fprintf(stderr, "casement: %s\n", vm->exit_reason);
@@ -221,7 +221,7 @@ static int finish(struct vm *vm)
 		vmm_error(EXIT_HOST, "a thread did not stop within its time");
 		_exit(vm->exit_code ? vm->exit_code : EXIT_HOST);
 	}
-	vm_destroy(vm);
+	vmm_destroy(vm);
 	if (vm->exit_signal)
 		die_of(vm->exit_signal);
 	return vm->exit_code;
@@ -247,9 +247,9 @@ int cmd_run(int argc, char **argv)
 	if (!rc)
 		rc = start(vm, &boot, sink);
 	if (rc) {
-		vm_stop(vm, rc, NULL);
+		vmm_stop(vm, rc, NULL);
 		workers_stop();
-		vm_join(vm);
+		vmm_join(vm);
 		console_close();
 		return rc;
 	}

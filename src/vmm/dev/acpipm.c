@@ -35,7 +35,7 @@ static u32 timer_value(const struct acpi_pm *pm)
 
 static void update_sci(struct acpi_pm *pm)
 {
-	vm_irq_line(pm->vm, GSI_SCI, 0, (pm->sts & pm->en & PM1_PWRBTN) != 0);
+	vmm_irq_line(pm->vm, GSI_SCI, 0, (pm->sts & pm->en & PM1_PWRBTN) != 0);
 }
 
 static u8 read_byte(struct acpi_pm *pm, u64 off)
@@ -60,7 +60,7 @@ static void write_control(struct acpi_pm *pm)
 		return;
 	pm->cnt &= (u16)~CNT_SLP_EN;
 	if (type == ACPI_SLP_TYP_S5)
-		vm_stop(pm->vm, EXIT_POWEROFF, NULL);
+		vmm_stop(pm->vm, EXIT_POWEROFF, NULL);
 }
 
 static void write_byte(struct acpi_pm *pm, u64 off, u8 v)

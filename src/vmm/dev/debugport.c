@@ -19,7 +19,7 @@ static void exit_write(void *dev, u64 off, unsigned int size, u64 val)
 {
 	/* A range of four ports takes a value of any width; only one at its first port counts. */
 	if (!off)
-		vm_stop(dev, (int)((val << 1 | 1) & 0xff), NULL);
+		vmm_stop(dev, (int)((val << 1 | 1) & 0xff), NULL);
 }
 
 void debug_exit_create(struct vm *vm)

@@ -19,7 +19,7 @@ static struct {
 
 static void reset(const char *how)
 {
-	vm_stop(kbc.vm, EXIT_POWEROFF, "guest asked for a reset (%s)", how);
+	vmm_stop(kbc.vm, EXIT_POWEROFF, "guest asked for a reset (%s)", how);
 }
 
 static void reply(u8 v)

@@ -120,7 +120,7 @@ static void update_irq(struct rtc *r)
 	u8 active = r->cmos[REG_C] & r->cmos[REG_B] & (C_PF | C_AF | C_UF);
 
 	r->cmos[REG_C] = (u8)((r->cmos[REG_C] & ~C_IRQF) | (active ? C_IRQF : 0));
-	vm_irq_line(r->vm, GSI_RTC, 0, active != 0);
+	vmm_irq_line(r->vm, GSI_RTC, 0, active != 0);
 }
 
 static bool alarm_field(u8 alarm, u8 now)

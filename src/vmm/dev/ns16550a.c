@@ -69,7 +69,7 @@ static u8 interrupt_id(const struct serial *s)
 
 static void update_irq(struct serial *s)
 {
-	vm_irq_line(s->vm, GSI_COM1, 0, interrupt_id(s) != IIR_NONE);
+	vmm_irq_line(s->vm, GSI_COM1, 0, interrupt_id(s) != IIR_NONE);
 }
 
 static unsigned int fifo_depth(const struct serial *s)

@@ -130,7 +130,7 @@ static u16 command(const struct pci_dev *d)
 static void update_bars(struct pci_dev *d)
 {
 	for (unsigned int i = 0; i < PCI_BARS; i++) {
-		u32 base = get(d->cfg + PCI_BASE_ADDRESS_0 + 4 * i, 4) & PCI_BASE_ADDRESS_MEM_MASK;
+		u32 base = get(d->cfg + PCI_BASE_ADDRESS_0 + 4 * i, 4) & (u32)PCI_BASE_ADDRESS_MEM_MASK;
 		u32 old = atomic_load(&d->bar_base[i]);
 
 		if (!d->bar_size[i] || !(command(d) & PCI_COMMAND_MEMORY) || base < PCI_WINDOW_START ||
@@ -166,7 +166,7 @@ void pci_msix_raise(struct pci_dev *d, unsigned int vector)
 	d->msix_pending &= ~(1u << vector);
 	/* A device without bus mastering writes nothing, not even a message. */
 	if (command(d) & PCI_COMMAND_MASTER)
-		vm_irq_msi(d->vm, (u64)e->addr_hi << 32 | e->addr_lo, e->data);
+		vmm_irq_msi(d->vm, (u64)e->addr_hi << 32 | e->addr_lo, e->data);
 }
 
 static void raise_pending(struct pci_dev *d)
@@ -181,7 +181,7 @@ void pci_intx(struct pci_dev *d, bool level)
 	bool off = command(d) & PCI_COMMAND_INTX_DISABLE || pci_msix_enabled(d);
 
 	d->cfg[PCI_STATUS] = (u8)((d->cfg[PCI_STATUS] & ~PCI_STATUS_INTERRUPT) | (level ? PCI_STATUS_INTERRUPT : 0));
-	vm_irq_line(d->vm, pci_slot_gsi(d->slot), d->slot, level && !off);
+	vmm_irq_line(d->vm, pci_slot_gsi(d->slot), d->slot, level && !off);
 }
 
 static u32 config_read(struct pci_dev *d, u32 off, unsigned int size)
@@ -252,7 +252,7 @@ static void ports_write(void *dev, u64 port, unsigned int size, u64 val)
 	} else if (port == 1 && size == 1) {
 		/* RST_CPU: a rising edge of bit 2 resets. [Intel PIIX "Reset Control Register"] */
 		if ((val & 4) && !(atomic_load(&bus->reset_control) & 4))
-			vm_stop(bus->vm, EXIT_POWEROFF, "guest asked for a reset (port CF9h)");
+			vmm_stop(bus->vm, EXIT_POWEROFF, "guest asked for a reset (port CF9h)");
 		atomic_store(&bus->reset_control, (u8)(val & ~4ull));
 	} else if (port >= 4) {
 		d = addressed(bus, &off);

@@ -264,7 +264,7 @@ static void kicks_at(struct virtio *v, u32 base, bool assign)
 			.flags = assign ? 0 : KVM_IOEVENTFD_FLAG_DEASSIGN,
 		};
 
-		vm_ioctl_p(v->pci.vm, KVM_IOEVENTFD, &io);
+		vmm_ioctl_p(v->pci.vm, KVM_IOEVENTFD, &io);
 	}
 }
 

@@ -55,7 +55,7 @@ static void escape_key(u8 c)
 	switch (c) {
 	case 'x':
 	case 'X':
-		vm_stop(con.vm, EXIT_POWEROFF, "quit");
+		vmm_stop(con.vm, EXIT_POWEROFF, "quit");
 		break;
 	case 'p':
 		acpi_pm_power_button(con.vm->pm);

@@ -119,7 +119,7 @@ static void find_pvh(const struct elf *e, const struct segment *s, struct elf_in
 
 int elf_load(struct vm *vm, const struct image *k, struct elf_info *info)
 {
-	struct elf e;
+	struct elf e = { .phnum = 0 };
 	int rc = parse_header(&e, k);
 
 	*info = (struct elf_info){ .entry = 0, .low = ~0ull };
