@@ -53,6 +53,7 @@ struct memslots; /* immutable sorted set, private to mem/ */
  * @generation: bumped by every slot change
  * @by_id: slots by number; under the VM lock
  * @npages: pages in all slots; under the VM lock
+ * @dirty_init_set: a new dirty log starts with every bit set (KVM_DIRTY_LOG_INITIALLY_SET)
  * @retired: what the previous slot change replaced; freed by the next one
  */
 struct mem {
@@ -60,6 +61,7 @@ struct mem {
 	_Atomic u64 generation;
 	struct memslot **by_id[MEM_AS_NUM];
 	u64 npages;
+	bool dirty_init_set;
 	struct {
 		struct memslots *set;
 		struct memslot *slot;

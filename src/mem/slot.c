@@ -179,7 +179,7 @@ static int replace(struct mem *m, unsigned int as, unsigned int id, struct memsl
 	return 0;
 }
 
-static int attach_dirty(struct memslot *s, const struct memslot *old)
+static int attach_dirty(const struct mem *m, struct memslot *s, const struct memslot *old)
 {
 	if (!(s->flags & MEMSLOT_LOG_DIRTY))
 		return 0;
@@ -188,7 +188,14 @@ static int attach_dirty(struct memslot *s, const struct memslot *old)
 		return 0;
 	}
 	s->dirty = map_zero(dirty_bytes(s->npages));
-	return s->dirty ? 0 : -ENOMEM;
+	if (!s->dirty)
+		return -ENOMEM;
+	if (m->dirty_init_set) {
+		memset(s->dirty, 0xff, s->npages / 64 * 8);
+		if (s->npages % 64)
+			s->dirty[s->npages / 64] = BIT(s->npages % 64) - 1;
+	}
+	return 0;
 }
 
 static int put_slot(struct mem *m, unsigned int as, struct memslot *old, const struct memslot *want)
@@ -202,7 +209,7 @@ static int put_slot(struct mem *m, unsigned int as, struct memslot *old, const s
 	*s = *want;
 	s->code_users = same_place ? old->code_users : map_zero(users_bytes(s->npages));
 	if (s->code_users)
-		err = attach_dirty(s, old);
+		err = attach_dirty(m, s, old);
 	if (!err)
 		err = replace(m, as, s->id, old, s);
 	if (err)

@@ -122,6 +122,11 @@ static void dirty_log(void)
 	is(mem_dirty_fetch(s, map) || map[0] != ~0ull, 0, "keeps the log");
 	is(set(0, 0, 0, MIB, 130 * PAGE_SIZE, ram), 0, "turn the log off");
 	ok(!mem_slot_by_id(&m, 0, 0)->dirty, "it is gone");
+	m.dirty_init_set = true;
+	is(set(0, 0, MEMSLOT_LOG_DIRTY, MIB, 130 * PAGE_SIZE, ram), 0, "initially-set log");
+	s = mem_slot_by_id(&m, 0, 0);
+	ok(s->dirty[0] == ~0ull && s->dirty[1] == ~0ull && s->dirty[2] == 3, "has every page and no more");
+	m.dirty_init_set = false;
 	set(0, 0, 0, 0, 0, NULL);
 }
 

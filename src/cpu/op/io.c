@@ -12,9 +12,6 @@
 
 #define TSS_IOMAP_BASE 102
 #define TSS_MIN_LIMIT 103
-#define DR7_RW(dr7, n) (((dr7) >> (16 + (n) * 4)) & 3)
-#define DR7_LEN(dr7, n) ((((dr7) >> (18 + (n) * 4)) & 3) + 1)
-#define DR7_RW_IO 2
 
 /* The I/O permission bit map of the current TSS: 0 or OP_EXC [SDM1 "I/O Permission Bit Map"]. */
 static int io_bitmap(struct vcpu *v, u16 port, unsigned int size)
@@ -49,28 +46,6 @@ static int io_allowed(struct vcpu *v, u16 port, unsigned int size)
 	if (!cpu_v86(v) && v->cpl <= ((v->rflags >> 12) & 3))
 		return 0;
 	return io_bitmap(v, port, size);
-}
-
-/* I/O breakpoints: reported as a trap after the access [SDM3B "Debug Registers"]. */
-static void io_breakpoint(struct vcpu *v, u16 port, unsigned int size)
-{
-	u64 dr7 = v->dr7;
-	bool enabled = false;
-	u64 hit = 0;
-
-	if (likely(!(dr7 & 0xff)) || !(v->cr4 & CR4_DE))
-		return;
-	for (unsigned int n = 0; n < 4; n++) {
-		unsigned int len = DR7_LEN(dr7, n);
-		u64 first = v->dr[n] & ~(u64)(len - 1);
-
-		if (DR7_RW(dr7, n) != DR7_RW_IO || len == 3 || port + size <= first || port >= first + len)
-			continue;
-		hit |= BIT(n);
-		enabled |= (dr7 >> (n * 2)) & 3;
-	}
-	if (enabled)
-		v->pending_db |= hit;
 }
 
 static inline u16 io_port(const struct vcpu *v, const struct insn *i)
@@ -113,7 +88,8 @@ static int pio_stop(struct vcpu *v, const struct insn *i, u16 port, bool in, boo
 /* A device may have raised an event or asked for an exit: look before the next instruction. */
 static inline int io_done(struct vcpu *v, u16 port, unsigned int size)
 {
-	io_breakpoint(v, port, size);
+	if (unlikely(v->watch_mask))
+		debug_io_access(v, port, size);
 	return op_done(v);
 }
 
@@ -209,7 +185,8 @@ static u32 io_batch(const struct vcpu *v, const struct io_string *s)
 /* After n iterations: done, or once more. */
 static int io_string_end(struct vcpu *v, const struct io_string *s)
 {
-	io_breakpoint(v, s->port, s->size);
+	if (unlikely(v->watch_mask))
+		debug_io_access(v, s->port, s->size);
 	return s->rep && s->count ? OP_AGAIN : op_done(v);
 }
 
@@ -224,6 +201,7 @@ static bool io_string_begin(struct vcpu *v, const struct insn *i, struct io_stri
 	};
 	if (s->rep)
 		s->count = gpr_get(v, GPR_RCX, s->asz);
+	s->single |= v->watch_mask != 0; /* an I/O breakpoint traps after each iteration */
 	return s->count;
 }
 
