@@ -42,12 +42,15 @@ static void settle(struct vcpu *v, int res)
 
 /* ---- events at a boundary --------------------------------------------------------------------- */
 
-static bool serve_requests(struct vcpu *v)
+/* What keeps memory and code true; served before the first instruction too. */
+static void serve_memory(struct vcpu *v)
 {
-	u32 req = atomic_load_explicit(&v->request, memory_order_acquire);
+	u32 req;
 
-	if (req & REQ_PAUSE)
+	if (v->request & REQ_PAUSE)
 		cpu_pause_point(v);
+	/* Not before: a pause ends with more requests posted. */
+	req = atomic_load_explicit(&v->request, memory_order_acquire);
 	if (req & REQ_INSN)
 		atomic_fetch_and(&v->request, ~(u32)REQ_INSN);
 	if (req & REQ_TLB) {
@@ -63,7 +66,12 @@ static bool serve_requests(struct vcpu *v)
 		atomic_fetch_and(&v->request, ~(u32)REQ_CODE);
 		rcache_drain(v);
 	}
-	if (req & ~(u32)(REQ_OWNER - 1)) {
+}
+
+static bool serve_requests(struct vcpu *v)
+{
+	serve_memory(v);
+	if (atomic_load_explicit(&v->request, memory_order_acquire) & ~(u32)(REQ_OWNER - 1)) {
 		v->stop = CPU_STOP_KICK;
 		return false;
 	}
@@ -293,6 +301,7 @@ static void enter(struct vcpu *v)
 	if (!v->mmio.replay)
 		mmio_reset(v); /* the writes it held have been handed out */
 	cpu_enter_guest(v);
+	serve_memory(v);
 	vcpu_reverify(v); /* user space may have written code */
 }
 
