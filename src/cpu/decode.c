@@ -645,8 +645,11 @@ int insn_decode(const struct vcpu *v, const u8 *bytes, unsigned int avail, unsig
 		return avail == 15 ? -E2BIG : -EAGAIN;
 	if (st == ZYDIS_STATUS_INSTRUCTION_TOO_LONG)
 		return -E2BIG;
-	if (!ZYAN_SUCCESS(st))
+	if (!ZYAN_SUCCESS(st)) {
+		/* Any byte looked at may turn it into an instruction: a store to one must be noticed. */
+		d->len = (u8)avail;
 		return undefined(d);
+	}
 	d->len = w.zi.length;
 	id = find_row(&w);
 	if (id == INSN_INVALID)

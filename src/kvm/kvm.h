@@ -17,7 +17,7 @@
 #include "kvm/fdtab.h"
 
 #define VCPU_IDS_MAX 4096 /* the kernel's KVM_MAX_VCPU_IDS */
-#define MCE_BANKS 10 /* rows of spec/msr.def */
+#define MCE_BANKS 32 /* as in spec/msr.def */
 #define RUN_PAGES 3	  /* struct kvm_run, port data, coalesced ring */
 #define PAGE_OFF_PIO 1
 #define PAGE_OFF_RING KVM_COALESCED_MMIO_PAGE_OFFSET

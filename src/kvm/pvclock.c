@@ -20,7 +20,7 @@
 #define PVCLOCK_GUEST_STOPPED BIT(1)
 #define STEAL_RESERVED 0x3eull
 #define STEAL_ADDRESS (~0x3full)
-#define STEAL_PERIOD_MS 1
+#define STEAL_PERIOD_US 100
 
 struct pvclock_time {
 	u32 version, pad;
@@ -164,17 +164,17 @@ void pvclock_steal_update(struct kvm_vcpu *k)
 {
 	struct mem *m = &k->vm->m.mem;
 	gpa_t gpa = k->steal_msr & STEAL_ADDRESS;
-	u64 now = base_rdtsc(), delay;
+	u64 now = base_rdtsc(), delay = k->steal_last_run_delay;
 	struct kvm_steal_time st;
 	u32 as = as_of(k->v);
 
-	if (!(k->steal_msr & KVM_MSR_ENABLED) ||
-	    now - k->steal_last_tsc < (u64)k->vm->clock.khz * STEAL_PERIOD_MS)
+	if (!(k->steal_msr & KVM_MSR_ENABLED) || mem_read(m, as, gpa, &st, sizeof(st)))
 		return;
-	k->steal_last_tsc = now;
-	if (mem_read(m, as, gpa, &st, sizeof(st)))
-		return;
-	delay = run_delay(k);
+	/* Asking the kernel costs more than many a stay in the guest. */
+	if (now - k->steal_last_tsc > (u64)k->vm->clock.khz * STEAL_PERIOD_US / 1000) {
+		k->steal_last_tsc = now;
+		delay = run_delay(k);
+	}
 	if (k->steal_last_run_delay == ~0ull) /* another thread runs this vCPU now */
 		k->steal_last_run_delay = st.steal ? delay : 0;
 	st.version = (st.version + 1) | 1;

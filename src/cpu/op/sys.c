@@ -477,13 +477,31 @@ static int hypercall(struct vcpu *v)
 	return OP_END;
 }
 
-/* KVM answers to either vendor's instruction. */
+/*
+ * The other vendor's instruction is undefined. KVM, unless told not to, writes the right one into the guest's code
+ * and lets it run: guests are known to depend on it.
+ */
+static int wrong_vendor(struct vcpu *v, const struct insn *i)
+{
+	const u8 right[3] = { 0x0f, 0x01, v->vendor_amd ? 0xd9 : 0xc1 };
+	u64 la = v->csz == 8 ? cpu_insn_rip(v, i) : (u32)(v->seg[SEG_CS].base + cpu_insn_rip(v, i));
+	int res;
+
+	if ((v->vm->quirks_disabled & QUIRK_FIX_HYPERCALL_INSN) || i->len != sizeof(right))
+		return RAISE_UD(v);
+	res = lin_write(v, la, right, sizeof(right), ACC_W);
+	if (res)
+		return res;
+	v->rip = cpu_insn_rip(v, i);
+	return OP_JUMP;
+}
+
 int op_vmcall(struct vcpu *v, const struct insn *i)
 {
-	return hypercall(v);
+	return v->vendor_amd ? wrong_vendor(v, i) : hypercall(v);
 }
 
 int op_vmmcall(struct vcpu *v, const struct insn *i)
 {
-	return hypercall(v);
+	return v->vendor_amd ? hypercall(v) : wrong_vendor(v, i);
 }
