@@ -66,6 +66,7 @@ static void glue_op(struct emit *e)
 	unsigned int other, wanted;
 
 	emit_store(e, R_REC, R_VCPU, offsetof(struct vcpu, cur));
+	emit_store(e, R_REC, R_VCPU, offsetof(struct vcpu, cur));
 	glue_save(e);
 	emit_alu_imm(e, true, 5, GPR_RSP, 8);
 	emit_call_mem(e, R_REC, OFF_REC(op));
@@ -150,6 +151,14 @@ static const void *add_glue(struct native *n, struct emit *e, void (*make)(struc
 	return pool_add(n, e);
 }
 
+static const void *add_chain(struct native *n)
+{
+	struct stub s = { .e.n = 0 };
+
+	stub_trace_end(&s);
+	return pool_add(n, &s.e);
+}
+
 static const void *add_check(struct native *n, struct emit *e, const void *fn)
 {
 	e->n = 0;
@@ -165,6 +174,7 @@ static void make_glue(struct vcpu *v)
 	n->entry_op = add_glue(n, &e, glue_op);
 	n->entry_nop = add_glue(n, &e, glue_next);
 	n->entry_end = add_glue(n, &e, glue_end);
+	n->entry_chain = add_chain(n);
 	n->entry_fail = add_glue(n, &e, glue_fail);
 	v->scratch[SLOT_MEM] = (u64)add_glue(n, &e, glue_mem);
 	v->scratch[SLOT_COMMIT] = (u64)add_check(n, &e, (const void *)cpu_mem_commit);
@@ -313,14 +323,15 @@ int native_bind(struct vcpu *v, const struct decode *d, struct insn *rec)
 
 	n->stats.binds++;
 	rec->fn = n->entry_op;
-	if (rec->op)
-		return 0;
 	if (insn_rows[rec->id].traits & T_NOP) {
 		rec->fn = n->entry_nop;
 		return 0;
 	}
 	stub_init(&s, d, rec);
-	if (!make_stub(&s)) {
+	if (rec->op) {
+		if (!stub_branch(&s) || emit_full(&s.e))
+			return 0;
+	} else if (!make_stub(&s)) {
 		rec->op = op_unhandled;
 		return 0;
 	}
@@ -329,7 +340,17 @@ int native_bind(struct vcpu *v, const struct decode *d, struct insn *rec)
 
 const void *native_trace_end(struct vcpu *v)
 {
+	return v->csz == 8 ? v->native->entry_chain : v->native->entry_end;
+}
+
+const void *native_step_end(struct vcpu *v)
+{
 	return v->native->entry_end;
+}
+
+const void *native_step_entry(struct vcpu *v, const struct insn *rec)
+{
+	return rec->op ? v->native->entry_op : rec->fn;
 }
 
 /* ---- running ------------------------------------------------------------------------------------- */

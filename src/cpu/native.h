@@ -33,8 +33,12 @@ void native_destroy(struct vcpu *v);
 int native_bind(struct vcpu *v, const struct decode *d, struct insn *rec);
 void native_reset(struct vcpu *v);
 
-/* Entry of the record that ends every trace: eax = OP_NEXT, v->cur = that record, ret. */
+/* Entry of the record that ends a trace of the current mode: goes on with the next trace if the jump
+ * cache knows it and nothing is requested, else eax = OP_NEXT, v->cur = that record, ret. */
 const void *native_trace_end(struct vcpu *v);
+/* For running a single record: an end that always returns, and an entry that does not go on by itself. */
+const void *native_step_end(struct vcpu *v);
+const void *native_step_entry(struct vcpu *v, const struct insn *rec);
 
 /* Run from rec until a record leaves the trace; v->cur is the record that did. */
 int native_run(struct vcpu *v, const struct insn *rec);

@@ -20,7 +20,7 @@ enum scratch_slot {
 	SLOT_COMMIT,	/* write the bounce buffer back */
 	SLOT_FP,	/* make vector state live */
 	SLOT_OP,	/* jump here to run the record's C handler */
-	SLOT_CHAIN,	/* jump here after a branch: v->rip is set */
+	SLOT_FREE,
 	SLOT_SAVE,	/* a stub's temporary */
 	SLOT_FAULT,	/* native_fault() to native_failed(): vector */
 	SLOT_RESULT,	/* cpu_mem_begin() and native_fault(): enum op_result */
@@ -37,7 +37,7 @@ struct native {
 	u32 used;
 	u32 glue_end;	/* stubs lie in [glue_end, used) */
 	u32 nstubs;
-	const void *entry_op, *entry_nop, *entry_end, *entry_fail;
+	const void *entry_op, *entry_nop, *entry_end, *entry_chain, *entry_fail;
 	struct native_stats stats;
 	struct intern table[INTERN_SIZE];
 };
@@ -88,6 +88,10 @@ void stub_cold(struct stub *s);
 /* rename.c: the stub of a compute instruction; false if it cannot be made */
 bool stub_compute(struct stub *s);
 bool stub_lea(struct stub *s);
+
+/* native_branch.c: short way of a record that has a C handler; false if there is none */
+bool stub_branch(struct stub *s);
+void stub_trace_end(struct stub *s);
 
 /* native.c */
 bool native_intern(struct vcpu *v, const struct emit *e, const void **fn);

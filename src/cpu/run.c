@@ -184,7 +184,8 @@ static int run_single(struct vcpu *v, const struct insn *rec)
 
 	two[0] = *rec;
 	two[0].seq = 0;
-	two[1] = (struct insn){ .fn = native_trace_end(v), .off = (u16)(rec->off + rec->len), .seq = 1 };
+	two[0].fn = native_step_entry(v, rec);
+	two[1] = (struct insn){ .fn = native_step_end(v), .off = (u16)(rec->off + rec->len), .seq = 1 };
 	return native_run(v, two);
 }
 

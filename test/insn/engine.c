@@ -51,6 +51,8 @@ static void image_from_state(void)
 	memcpy(v->xsave, state->fx, 416);
 	xs_put64(v->xsave, XSAVE_XSTATE_BV, 7);
 	for (unsigned int k = 0; k < 16; k++)
+		memcpy(v->xsave + XSAVE_XMM + 16 * k, state->ymm[k], 16);
+	for (unsigned int k = 0; k < 16; k++)
 		memcpy(v->xsave + AVX_OFFSET + 16 * k, state->ymm[k] + 16, 16);
 }
 
@@ -213,7 +215,7 @@ static int bind(const struct decode *d, unsigned int off, struct insn *rec)
 		if (native_bind(v, d, rec))
 			return -1;
 	}
-	rec[1] = (struct insn){ .fn = native_trace_end(v), .seq = 1 };
+	rec[1] = (struct insn){ .fn = native_step_end(v), .seq = 1 };
 	return 0;
 }
 

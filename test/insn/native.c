@@ -109,6 +109,13 @@ static bool still_fails(struct icase *c, void *part, const void *with, size_t n)
 	return false;
 }
 
+static bool is_address(const struct icase *c, unsigned int gpr)
+{
+	if (c->d.rec.op) /* MASKMOVQ and its family store at RDI */
+		return gpr == GPR_RDI || gpr == c->d.rec.base;
+	return c->d.rec.flags & INSN_MEM && (gpr == c->d.rec.base || gpr == c->d.rec.index);
+}
+
 static void shrink(struct icase *c)
 {
 	static const uint8_t zero[512];
@@ -120,7 +127,7 @@ static void shrink(struct icase *c)
 	still_fails(c, &c->in.flags, &flags, 8);
 	still_fails(c, c->in.fx, fx, 512);
 	for (unsigned int k = 0; k < 16; k++) {
-		if (!(c->d.rec.flags & INSN_MEM && (k == c->d.rec.base || k == c->d.rec.index)))
+		if (!is_address(c, k))
 			still_fails(c, &c->in.gpr[k], zero, 8);
 		still_fails(c, c->in.ymm[k], zero, 32);
 	}

@@ -39,6 +39,7 @@ enum insn_form {
 /**
  * enum insn_trait - what a row says about an instruction besides its handler
  * @T_BRANCH: always ends a trace: control goes elsewhere
+ * @T_COND: conditional branch: control may also go on behind it, and so does the trace
  * @T_END: ends a trace: mode, translation or interrupt state may change
  * @T_STACK: uses the stack implicitly
  * @T_STRING: string instruction, REP prefixes repeat it
@@ -62,6 +63,7 @@ enum insn_trait {
 	T_NOP = 1 << 8,
 	T_LEA = 1 << 9,
 	T_RANDOM = 1 << 10,
+	T_COND = 1 << 11,
 };
 
 /* Handlers, once each per row that names them ("native" is a word of the table, not a function). */

@@ -266,7 +266,7 @@ int op_maskmovq(struct vcpu *v, const struct insn *i)
 	if (r != OP_NEXT)
 		return r;
 	materialize_x87(v);
-	if (xs_get16(v->xsave, XSAVE_FSW) & 0x80)
+	if (xs_get16(v->xsave, XSAVE_FSW) & ~xs_get16(v->xsave, XSAVE_FCW) & 0x3f)
 		return cpu_raise(v, EXC_MF);
 	top = xs_get16(v->xsave, XSAVE_FSW) >> 11 & 7;
 	memcpy(src.b, v->xsave + XSAVE_ST + 16 * ((insn_reg(i) - top) & 7), 8);
