@@ -60,6 +60,7 @@ struct vcpu *vcpu_create(struct machine *m, u32 id)
 		errno = -err;
 		return NULL;
 	}
+	cpuid_adopt(v);
 	vcpu_reset(v, false);
 	m->vcpu[v->index] = v;
 	m->nvcpus++;

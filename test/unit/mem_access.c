@@ -115,7 +115,8 @@ static void addresses(void)
 	rec = (struct insn){ .base = GPR_RIP, .index = GPR_NONE, .disp = 0x10, .off = 0x20, .len = 7,
 			     .addr = INSN_ADDR(8, SEG_DS, 0) };
 	is(cpu_ea(v, &rec), 0x7037, "RIP-relative");
-	rec = (struct insn){ .base = GPR_MOFFS, .index = GPR_NONE, .imm = 0x1234567890, .addr = INSN_ADDR(8, SEG_DS, 0) };
+	rec = (struct insn){ .base = GPR_MOFFS, .index = GPR_NONE, .imm = 0x1234567890,
+			     .addr = INSN_ADDR(8, SEG_DS, 0) };
 	is(cpu_ea(v, &rec), 0x1234567890ull, "moffs");
 	is(insn_seg(&rec), SEG_DS, "segment");
 }
@@ -259,17 +260,23 @@ static void answer(u64 val)
 	v->stop = CPU_RUN;
 }
 
-static void mmio(void)
+static bool waits(gpa_t gpa, unsigned int len, bool is_write)
+{
+	const struct mmio_frag *f = mmio_next(v);
+
+	return f && f->gpa == gpa && f->len == len && f->is_write == is_write;
+}
+
+static void mmio_reads(void)
 {
 	static struct insn one, two;
 	u64 val = 0, wide[2];
-	u8 *p;
 
 	flat64();
 	v->cur = &one;
 	is(cpu_read(v, SEG_DS, MMIO_GPA, &val, 4), OP_STOP, "a read outside every slot stops");
 	ok(v->stop == CPU_STOP_MMIO && v->mmio.n == 1, "for MMIO");
-	ok(mmio_next(v) && mmio_next(v)->gpa == MMIO_GPA && mmio_next(v)->len == 4 && !mmio_next(v)->is_write, "with a fragment");
+	ok(waits(MMIO_GPA, 4, false), "with a fragment");
 	answer(0xabcd1234);
 	is(cpu_read(v, SEG_DS, MMIO_GPA, &val, 4) || val != 0xabcd1234, 0, "run again it has its answer");
 	mmio_done(v);
@@ -300,14 +307,22 @@ static void mmio(void)
 
 	is(cpu_read(v, SEG_DS, MMIO_GPA, &val, 4), OP_STOP, "a read stops");
 	answer(9);
-	is(cpu_read(v, SEG_DS, MMIO_GPA + 4, &val, 4), OP_STOP, "its second execution reads elsewhere: not the old answer");
+	is(cpu_read(v, SEG_DS, MMIO_GPA + 4, &val, 4), OP_STOP,
+	   "its second execution reads elsewhere: not the old answer");
 	ok(v->mmio.n == 1 && v->mmio.frag[0].gpa == MMIO_GPA + 4, "and the log is the new one");
 	mmio_reset(v);
 	v->stop = CPU_RUN;
+}
 
-	val = 0x42;
+static void mmio_writes(void)
+{
+	u8 big[MMIO_FRAGS * 8 + 8] = { 0 };
+	u64 val = 0x42;
+
+	flat64();
 	is(cpu_write(v, SEG_DS, MMIO_GPA, &val, 2), 0, "a write is queued");
-	ok(v->stop == CPU_STOP_MMIO && (v->request & REQ_INSN) && mmio_next(v)->is_write && mmio_next(v)->len == 2, "and leaves the trace");
+	ok(v->stop == CPU_STOP_MMIO && (v->request & REQ_INSN) && waits(MMIO_GPA, 2, true),
+	   "and leaves the trace");
 	mmio_done(v);
 	is(v->mmio.n, 1, "it waits past the boundary");
 	flat64();
@@ -316,7 +331,15 @@ static void mmio(void)
 	ok(fake_chip_writes == 1 && v->stop == CPU_RUN, "is done at once");
 	mmio_reset(v);
 	is(cpu_write(v, SEG_DS, ROM_GPA, &val, 4), 0, "a write to ROM");
-	ok(v->stop == CPU_STOP_MMIO && mmio_next(v)->gpa == ROM_GPA && !U32(fake_rom), "goes to user space");
+	ok(v->stop == CPU_STOP_MMIO && waits(ROM_GPA, 4, true) && !U32(fake_rom), "goes to user space");
+	flat64();
+	is(cpu_write(v, SEG_DS, MMIO_GPA, big, sizeof(big)), OP_STOP, "more than the log holds");
+	ok(v->stop == CPU_STOP_INTERNAL && v->internal.suberror == 1, "is an emulation failure");
+}
+
+static void mmio_operands(void)
+{
+	u8 *p;
 
 	flat64();
 	p = lin_mem_begin(v, MMIO_GPA, 4, ACC_RW);
@@ -338,14 +361,6 @@ static void mmio(void)
 	ok(p && U64(p) == 0x77 && v->bounce.active == BOUNCE_COPY, "read-modify-write of ROM reads it");
 	cpu_mem_commit(v);
 	ok(mmio_next(v) && mmio_next(v)->is_write, "and its write goes to user space");
-	flat64();
-	memset(wide, 0, sizeof(wide));
-	{
-		u8 big[MMIO_FRAGS * 8 + 8] = { 0 };
-
-		is(cpu_write(v, SEG_DS, MMIO_GPA, big, sizeof(big)), OP_STOP, "more than the log holds");
-		ok(v->stop == CPU_STOP_INTERNAL && v->internal.suberror == 1, "is an emulation failure");
-	}
 }
 
 /* ---- vanished host pages -------------------------------------------------------------------------------- */
@@ -391,7 +406,9 @@ int main(void)
 	crossing();
 	bounce();
 	checked();
-	mmio();
+	mmio_reads();
+	mmio_writes();
+	mmio_operands();
 	vanished();
 	return done_testing();
 }

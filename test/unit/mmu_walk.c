@@ -29,12 +29,15 @@ struct want {
 
 static struct vcpu *v;
 
-static u64 ent(unsigned int level) { return *(u64 *)(void *)(fake_ram + (level == 4 ? T4 : level == 3 ? T3 : level == 2 ? T2 : T1)); }
-
-static void put(unsigned int level, u64 val)
+static u64 *ent_at(unsigned int level)
 {
-	*(u64 *)(void *)(fake_ram + (level == 4 ? T4 : level == 3 ? T3 : level == 2 ? T2 : T1)) = val;
+	static const u32 at[] = { 0, T1, T2, T3, T4 };
+
+	return (u64 *)(void *)(fake_ram + at[level]);
 }
+
+static u64 ent(unsigned int level) { return *ent_at(level); }
+static void put(unsigned int level, u64 val) { *ent_at(level) = val; }
 
 /* ---- the reference: one page of straight code for each mode, for linear address `off` -------------- */
 
@@ -178,12 +181,12 @@ static void compare(unsigned int mode, u64 off, u32 acc)
 	res = mmu_xlat(v, off, acc, &x);
 	if (same(&w, mode, res, &x, off) || failures++ > 5)
 		return;
-	diag("mode %u acc %#x off %#" PRIx64 " cr0 %#" PRIx64 " cr4 %#" PRIx64 " efer %#" PRIx64 " ac %d cpl %u", mode,
-	     acc, off, v->cr0, v->cr4, v->efer, !!(v->rflags & FLAG_AC), v->cpl);
+	diag("mode %u acc %#x off %#" PRIx64 " cr0 %#" PRIx64 " cr4 %#" PRIx64 " efer %#" PRIx64
+	     " ac %d cpl %u", mode, acc, off, v->cr0, v->cr4, v->efer, !!(v->rflags & FLAG_AC), v->cpl);
 	for (unsigned int l = 1; l <= 4; l++)
 		diag("  level %u: %#" PRIx64 " -> got %#" PRIx64 " want %#" PRIx64, l, before[l], ent(l), w.pte[l]);
-	diag("  got %d err %#x gpa %#" PRIx64 "; want fault %d err %#x gpa %#" PRIx64, res, v->exc.error, x.page, w.fault,
-	     w.err, w.gpa);
+	diag("  got %d err %#x gpa %#" PRIx64 "; want fault %d err %#x gpa %#" PRIx64, res, v->exc.error,
+	     x.page, w.fault, w.err, w.gpa);
 }
 
 static void controls(unsigned int mode, u64 r)

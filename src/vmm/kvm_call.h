@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The one door to KVM: a real /dev/kvm or the software processor, behind the same five calls.
+ */
+#pragma once
+#include <signal.h>
+#include <sys/types.h>
+#include "base/types.h"
+
+/**
+ * struct kvm_call - how to reach a KVM
+ *
+ * Every function behaves like the system call of its name: -1 and errno on failure. @sigaction is for the
+ * signal that interrupts KVM_RUN.
+ */
+struct kvm_call {
+	const char *name;
+	const char *path;
+	int (*open)(const char *path, int flags);
+	int (*ioctl)(int fd, unsigned long request, unsigned long arg);
+	void *(*mmap)(void *addr, size_t length, int prot, int flags, int fd, off_t offset);
+	int (*munmap)(void *addr, size_t length);
+	int (*close)(int fd);
+	int (*sigaction)(int sig, const struct sigaction *act, struct sigaction *old);
+};
+
+/**
+ * kvm_call_find() - the accelerator called @name: "kvm" or "casement"
+ *
+ * Return: NULL when this program has no such accelerator.
+ */
+const struct kvm_call *kvm_call_find(const char *name);

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * casement(1): which subcommand.
+ */
+#include <stdio.h>
+#include <string.h>
+#include "vmm/cmd/cmd.h"
+#include "vmm/vmm.h"
+
+static const struct command {
+	const char *name;
+	int (*run)(int argc, char **argv);
+	const char *help;
+} commands[] = {
+	{ "run", cmd_run, "boot a kernel: casement run -k KERNEL -i INITRD (see casement run --help)" },
+	{ "doctor", cmd_doctor, "what this host offers; --json for programs" },
+	{ "with", cmd_with, "run another KVM program on the software processor" },
+	{ "qemu", cmd_qemu, "run qemu-system-x86_64 on the software processor" },
+	{ "version", cmd_version, "print the version" },
+	{ "help", cmd_help, "print this text" },
+};
+
+int cmd_help(int argc, char **argv)
+{
+	printf("usage: casement COMMAND [options]\n\n");
+	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
+		printf("  %-8s %s\n", commands[i].name, commands[i].help);
+	return 0;
+}
+
+int cmd_version(int argc, char **argv)
+{
+	printf("casement " CASEMENT_VERSION "\n");
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	const char *name = argc > 1 ? argv[1] : "";
+
+	if (!strcmp(name, "--version") || !strcmp(name, "-V"))
+		name = "version";
+	if (!strcmp(name, "--help") || !strcmp(name, "-h"))
+		name = "help";
+	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
+		if (!strcmp(name, commands[i].name))
+			return commands[i].run(argc - 2, argv + 2);
+	if (!*name) {
+		fprintf(stderr, "casement: no command (see casement help)\n");
+		return EXIT_USAGE;
+	}
+	return vmm_error(EXIT_USAGE, "unknown command '%s' (see casement help)", name);
+}
