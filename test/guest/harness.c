@@ -23,7 +23,7 @@
 #define RAM_SIZE (16u << 20)
 #define ROM_GPA 0xffff0000ull
 #define ROM_ALIAS 0xf0000ull
-#define MMIO_GPA 0xd0000000ull	/* RAM behind exits to user space */
+#define MMIO_GPA 0x20000000ull	/* RAM behind exits to user space */
 #define MMIO_SIZE 0x10000u
 
 struct board {
