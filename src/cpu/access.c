@@ -4,6 +4,7 @@
  */
 #include "cpu/tlb.h"
 
+#define BULK_MIN 128 /* bytes for which forgetting a page's code is worth while */
 #define PTR(la, e) ((void *)((la) + (e)->addend))
 
 static bool canonical(gva_t la)
@@ -322,11 +323,31 @@ int cpu_probe_write(struct vcpu *v, enum seg seg, u64 off, unsigned int size)
 	return res ? res : lin_probe(v, la, size, ACC_W);
 }
 
+/*
+ * A bulk store into a page with code marks, a freed one usually: one by one its elements would take the slow
+ * path. False: this page cannot be made plain data without a fault or a walk.
+ */
+static bool claim_page(struct vcpu *v, gva_t la, u32 acc)
+{
+	struct xlat x;
+
+	if (mmu_checked(v) || !tlb_lookup(v, la, &x) || !x.slot || (x.slot->flags & MEMSLOT_READONLY) ||
+	    !(x.bits & XL_D) || !mmu_allowed(v, x.bits, acc))
+		return false;
+	if (memslot_code_users(x.slot, memslot_page(x.slot, x.page)) && !code_page_claim(v, x.slot, x.page))
+		return false;
+	memslot_mark_dirty(x.slot, memslot_page(x.slot, x.page));
+	tlb_fill(v, la, &x, acc);
+	return true;
+}
+
 u8 *lin_fast(struct vcpu *v, gva_t la, unsigned int *len, u32 acc)
 {
 	const struct tlb_entry *e = l1_slot(l1_view(v, acc), la);
 	unsigned int left = PAGE_SIZE - (unsigned int)(la & ~PAGE_MASK);
 
+	if ((acc & ACC_W) && (la & PAGE_MASK) != e->tag_w && *len >= BULK_MIN)
+		claim_page(v, la, acc);
 	if ((la & PAGE_MASK) != (acc & ACC_W ? e->tag_w : e->tag_r))
 		return NULL;
 	if (*len > left)

@@ -403,3 +403,40 @@ bool code_page_mark(struct vcpu *v, struct memslot *s, gpa_t gpa)
 	vm_resume(m, v, 0);
 	return true;
 }
+
+/* Clear the marks if nobody else has one; a first mark by another vCPU then waits for our boundary. */
+static bool unmark_alone(_Atomic u64 *users, u64 me)
+{
+	u64 old = atomic_load(users);
+
+	do {
+		if (old & ~me)
+			return false;
+	} while (!atomic_compare_exchange_weak(users, &old, 0));
+	return true;
+}
+
+bool code_page_claim(struct vcpu *v, struct memslot *s, gpa_t page)
+{
+	_Atomic u64 *users = &s->code_users[memslot_page(s, page)];
+	struct machine *m = v->vm;
+	u64 gen = atomic_load(&m->mem.generation);
+	bool same;
+
+	rcache_invalidate(v, page, PAGE_SIZE);
+	atomic_fetch_or(&v->request, REQ_INSN); /* perhaps the running trace is gone */
+	if (unmark_alone(users, BIT(v->index)))
+		return true;
+	vm_pause(m, v);
+	same = gen == atomic_load(&m->mem.generation);
+	for (u64 left = same ? atomic_load(users) : 0; left; left &= left - 1) {
+		struct vcpu *o = m->vcpu[__builtin_ctzll(left)];
+
+		if (o)
+			rcache_invalidate(o, page, PAGE_SIZE);
+	}
+	if (same)
+		atomic_store(users, 0);
+	vm_resume(m, v, 0);
+	return same;
+}

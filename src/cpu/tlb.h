@@ -124,6 +124,8 @@ void tlb_insert(struct vcpu *v, gva_t la, const struct xlat *x);
 void tlb_fill(struct vcpu *v, gva_t la, const struct xlat *x, u32 acc);
 /* Withdraw write permission for a guest-physical page from every view. */
 void tlb_drop_write(struct vcpu *v, gpa_t page);
+/* Forget the page's code in every vCPU, because it is about to be overwritten. False: translate again. */
+bool code_page_claim(struct vcpu *v, struct memslot *s, gpa_t page);
 /* Note that la's page was fetched from, so flushing it must forget jumps. */
 void tlb_note_fetch(struct vcpu *v, gva_t la, const struct xlat *x);
 

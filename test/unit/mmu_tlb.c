@@ -231,9 +231,13 @@ static void write_tags(void)
 	ok(fake_code_writes == 1 && entry(6 * PAGE_SIZE)->tag_w == TLB_NEVER, "stores are reported one by one");
 	ok(v->request & REQ_INSN, "and end the trace");
 	v->request = 0;
-	atomic_store(&s->code_users[memslot_page(s, OLD + 6 * PAGE_SIZE)], 0);
-	lin_write(v, 6 * PAGE_SIZE, &val, 1, 0);
-	is(entry(6 * PAGE_SIZE)->tag_w, 6 * PAGE_SIZE, "without users it is fast again");
+	ok(!lin_fast(v, 6 * PAGE_SIZE, &(unsigned int){ 64 }, ACC_W), "a short bulk store is not fast");
+	ok(lin_fast(v, 6 * PAGE_SIZE, &(unsigned int){ 4096 }, ACC_W), "a long one is");
+	ok(fake_invalidated == 1 && !memslot_code_users(s, memslot_page(s, OLD + 6 * PAGE_SIZE)),
+	   "because the page's code is forgotten");
+	ok(v->request & REQ_INSN, "which ends the trace");
+	v->request = 0;
+	is(entry(6 * PAGE_SIZE)->tag_w, 6 * PAGE_SIZE, "and makes it fast again");
 
 	mem_set_slot(&fake_vm.mem, 0, 0, MEMSLOT_LOG_DIRTY, 0, RAM_SIZE, fake_ram);
 	mmu_flush_all(v);
