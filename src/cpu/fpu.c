@@ -72,6 +72,9 @@ static inline u64 register_mask(void)
 	return host_mask & ~XFEATURE_PKRU;
 }
 
+/* Sanitizers' run-time functions use the very registers that are being moved. */
+#define NO_SANITIZE __attribute__((no_sanitize("address", "thread", "undefined")))
+
 /* Stricter than the checks of a single instruction may be: the rest ask cpu_fp_need(). */
 static u8 live_bits(const struct vcpu *v)
 {
@@ -93,7 +96,7 @@ void cpu_fp_recheck(struct vcpu *v)
 		v->fp_live = live_bits(v);
 }
 
-void cpu_fp_load(struct vcpu *v)
+NO_SANITIZE void cpu_fp_load(struct vcpu *v)
 {
 	u64 mask = register_mask();
 
@@ -108,7 +111,7 @@ void cpu_fp_load(struct vcpu *v)
 	v->fp_live = live_bits(v);
 }
 
-void cpu_fp_spill(struct vcpu *v)
+NO_SANITIZE void cpu_fp_spill(struct vcpu *v)
 {
 	u64 mask = register_mask();
 

@@ -38,6 +38,27 @@ static void glue_restore(struct emit *e)
 	emit1(e, 0x5f);
 }
 
+/*
+ * Sanitizers' run-time libraries use vector registers, so their builds spill before every C call; the
+ * next vector stub loads again. mid: the stack is 8 off alignment.
+ */
+static void glue_spill(struct emit *e, bool mid)
+{
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+	emit1(e, 0x52); /* push rdx; push rcx */
+	emit1(e, 0x51);
+	glue_save(e);
+	if (mid)
+		emit_alu_imm(e, true, 5, GPR_RSP, 8);
+	glue_call(e, (const void *)cpu_fp_spill);
+	if (mid)
+		emit_alu_imm(e, true, 0, GPR_RSP, 8);
+	glue_restore(e);
+	emit1(e, 0x59); /* pop rcx; pop rdx */
+	emit1(e, 0x5a);
+#endif
+}
+
 static void glue_ret(struct emit *e)
 {
 	emit1(e, 0xc3);
@@ -67,6 +88,7 @@ static void glue_op(struct emit *e)
 
 	emit_store(e, R_REC, R_VCPU, offsetof(struct vcpu, cur));
 	emit_store(e, R_REC, R_VCPU, offsetof(struct vcpu, cur));
+	glue_spill(e, true);
 	glue_save(e);
 	emit_alu_imm(e, true, 5, GPR_RSP, 8);
 	emit_call_mem(e, R_REC, OFF_REC(op));
@@ -89,6 +111,7 @@ static void glue_mem(struct emit *e)
 {
 	unsigned int fail;
 
+	glue_spill(e, false);
 	glue_save(e);
 	emit_rr(e, false, 0x31, GPR_R8, GPR_R8);
 	glue_call(e, (const void *)cpu_mem_begin);
@@ -108,6 +131,7 @@ static void glue_check(struct emit *e, const void *fn)
 {
 	unsigned int leave;
 
+	glue_spill(e, false);
 	glue_save(e);
 	glue_call(e, fn);
 	glue_restore(e);
@@ -123,6 +147,7 @@ static void glue_check(struct emit *e, const void *fn)
 static void glue_fail(struct emit *e)
 {
 	emit_store(e, R_REC, R_VCPU, offsetof(struct vcpu, cur));
+	glue_spill(e, true);
 	emit_alu_imm(e, true, 5, GPR_RSP, 8);
 	glue_call(e, (const void *)native_failed);
 	emit_alu_imm(e, true, 0, GPR_RSP, 8);

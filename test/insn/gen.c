@@ -199,6 +199,8 @@ static void random_x87(uint8_t *fx)
 		fcw &= (uint16_t)~(1u << below(6)); /* an unmasked exception */
 	if (one_in(20))
 		fsw |= (uint16_t)(1u << below(6));
+	if (fsw & ~fcw & 0x3f)
+		fsw |= 0x8080; /* what a processor would have saved */
 	memcpy(fx, &fcw, 2);
 	memcpy(fx + 2, &fsw, 2);
 	fx[4] = one_in(3) ? (uint8_t)rnd() : one_in(3) ? 0 : 0xff;

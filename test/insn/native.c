@@ -275,7 +275,7 @@ static void test_broken_renamer(void)
 
 int main(int argc, char **argv)
 {
-	unsigned int vectors = argc > 2 ? (unsigned int)atoi(argv[2]) : 1000 * tap_scale();
+	unsigned int vectors = argc > 2 ? (unsigned int)atoi(argv[2]) : 2000 * tap_scale();
 	const char *only = argc > 1 ? argv[1] : NULL;
 	double start = tap_now();
 
