@@ -21,11 +21,25 @@ struct memslots {
 	} ref[];
 };
 
+/* A mapping each for tens of thousands of small slots would exhaust vm.max_map_count. */
+#define MAP_FROM (64u * 1024)
+
 static void *map_zero(size_t bytes)
 {
-	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	void *p;
 
+	if (bytes < MAP_FROM)
+		return calloc(1, bytes);
+	p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	return p == MAP_FAILED ? NULL : p;
+}
+
+static void unmap(void *p, size_t bytes)
+{
+	if (bytes < MAP_FROM)
+		free(p);
+	else
+		munmap(p, bytes);
 }
 
 static size_t users_bytes(u64 npages) { return npages * sizeof(u64); }
@@ -36,9 +50,9 @@ static void slot_free(struct memslot *s, bool own_users, bool own_dirty)
 	if (!s)
 		return;
 	if (own_users && s->code_users)
-		munmap((void *)s->code_users, users_bytes(s->npages));
+		unmap((void *)s->code_users, users_bytes(s->npages));
 	if (own_dirty && s->dirty)
-		munmap(s->dirty, dirty_bytes(s->npages));
+		unmap(s->dirty, dirty_bytes(s->npages));
 	free(s);
 }
 
