@@ -9,7 +9,7 @@
 #include "cpu/native.h"
 
 #define POOL_SIZE (4u << 20)
-#define INTERN_SIZE 32768u /* slots; the pool is full when half of them are used */
+#define INTERN_SIZE 65536u /* slots; the pool is full when half of them are used */
 
 /*
  * Stubs must be the same bytes wherever they lie, so they reach shared code through the vCPU:

@@ -234,11 +234,30 @@ static bool waits_for_x87(const struct stub *s)
 	return s->d->x87 && s->rec->id != INSN_FNSTCW && s->rec->id != INSN_FNSTSW;
 }
 
+/* MOV register, immediate: the constant comes from the record, or each one would be a stub. */
+static bool is_mov_imm(const struct stub *s)
+{
+	const struct decode *d = s->d;
+
+	return s->rec->id == INSN_MOV && !(s->rec->flags & INSN_MEM) && d->imm_len && s->rec->osz >= 4;
+}
+
+static void make_mov_imm(struct stub *s)
+{
+	emit_rm(&s->e, s->rec->osz == 8, 0x8b, GPR_RAX, R_REC, OFF_REC(imm));
+	emit_store(&s->e, GPR_RAX, R_VCPU, (size_t)OFF_GPR(insn_rm(s->rec)));
+	stub_next(s);
+}
+
 bool stub_compute(struct stub *s)
 {
 	const struct decode *d = s->d;
 	bool mem = s->rec->flags & INSN_MEM;
 
+	if (is_mov_imm(s)) {
+		make_mov_imm(s);
+		return true;
+	}
 	if (!choose_registers(s) || (mem && (!d->mem_size || d->mem_size > 64)))
 		return false;
 	if (d->vector)
