@@ -114,6 +114,18 @@ int casement_dup(int oldfd, int newfd);
 int casement_sigaction(int sig, const struct sigaction *act, struct sigaction *old);
 
 /**
+ * casement_set_options() - options of the VMs created from now on
+ * @list: "KEY=VALUE,KEY=VALUE,…"; doc/options.md lists them
+ * @err, @n: on failure one line that says what is wrong and what is accepted; may be NULL, 0
+ *
+ * The environment variable CASEMENT_OPTS takes the same list, for programs that do not know this library. Both
+ * may not go below the floors in /etc/casement/opts.
+ *
+ * Return: 0, or -1 with EINVAL: nothing was changed.
+ */
+int casement_set_options(const char *list, char *err, size_t n);
+
+/**
  * casement_is_ours() - is this descriptor one of the library's?
  */
 bool casement_is_ours(int fd);

@@ -442,6 +442,7 @@ struct vcpu {
 	u16 host_fcw;
 	u8 *xsave;	/* XSAVE_AREA bytes, 64-aligned, standard format; valid when !fp_live */
 	struct lapic *lapic;	/* src/irq's; NULL without an in-kernel local APIC */
+	struct guard_vcpu *guard; /* src/guard's */
 	void *owner;	/* struct kvm_vcpu */
 };
 
@@ -449,6 +450,15 @@ struct vcpu {
 #define SHADOW_MOV_SS 2
 
 enum vcpu_mode { VCPU_OUTSIDE, VCPU_IN_GUEST, VCPU_PAUSED };
+
+/**
+ * enum lock_answer - what becomes of a bus lock
+ * @LOCK_RUN: it is performed, with the other vCPUs paused
+ * @LOCK_AC: the instruction gets #AC(0)
+ * @LOCK_STOP: v->stop is set; the instruction was not executed
+ */
+enum lock_answer { LOCK_RUN, LOCK_AC, LOCK_STOP };
+enum lock_kind { LOCK_SPLIT, LOCK_UC };
 
 /**
  * struct cpu_bus - what the processor asks of its surroundings; filled by src/kvm and src/irq
@@ -489,6 +499,12 @@ struct cpu_bus {
 	u64 (*crystal)(struct vcpu *v);
 	/* the processor left a delivery round without a window; true = stop with CPU_STOP_NOTIFY */
 	bool (*no_window)(struct vcpu *v, u32 rounds);
+	/* second was raised while first was being delivered: an outside hypervisor that intercepts it may stop the vCPU
+	 * here (true, v->stop and v->internal set); first stays the event to deliver. May be NULL. */
+	bool (*exc_intercept)(struct vcpu *v, const struct event *first, const struct event *second);
+	/* a lock that would reach the bus: a split one, or one in memory that is not write-back. Asked before the
+	 * access, with nothing committed. May be NULL: LOCK_RUN. */
+	enum lock_answer (*lock)(struct vcpu *v, enum lock_kind kind, gva_t la, u32 size);
 	void (*eoi_broadcast)(struct vcpu *v, u8 vector);
 	/* INVD/WBINVD, PAUSE loops, statistics: may be NULL */
 	void (*pause_hint)(struct vcpu *v);
@@ -524,6 +540,7 @@ struct machine {
 	bool platform_info_denied; /* KVM_CAP_MSR_PLATFORM_INFO off: guest RDMSR is #GP */
 	struct tsc_sync tsc_sync;
 	struct irqchip *irq;	/* src/irq's */
+	struct guard *guard;	/* src/guard's */
 	void *owner;		/* struct kvm_vm */
 };
 

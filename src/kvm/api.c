@@ -50,6 +50,9 @@ int kvm_open(int flags)
 
 	pthread_once(&fork_once, register_fork);
 	owner_pid = own_pid();
+	r = options_load();
+	if (r < 0)
+		return r;
 	signal_start();
 	r = service_start();
 	if (r < 0)
@@ -166,6 +169,11 @@ PUBLIC int casement_dup(int oldfd, int newfd)
 PUBLIC int casement_sigaction(int sig, const struct sigaction *act, struct sigaction *old)
 {
 	return (int)ret(signal_action(sig, act, old));
+}
+
+PUBLIC int casement_set_options(const char *list, char *err, size_t n)
+{
+	return (int)ret(options_set(list, err, n));
 }
 
 PUBLIC bool casement_is_ours(int fd)

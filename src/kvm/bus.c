@@ -78,11 +78,6 @@ static int set_apic_base(struct vcpu *v, u64 val, bool host)
 	return lapic_set_base(v, val, host);
 }
 
-static bool no_window(struct vcpu *v, u32 rounds)
-{
-	return false;
-}
-
 static void eoi_broadcast(struct vcpu *v, u8 vector)
 {
 	lapic_eoi_broadcast(v, vector);
@@ -106,6 +101,7 @@ const struct cpu_bus kvm_bus = {
 	.set_apic_base = set_apic_base,
 	.tsc = clock_bus_tsc,
 	.crystal = clock_bus_crystal,
-	.no_window = no_window,
+	.no_window = guard_no_window,
+	.exc_intercept = guard_exc_intercept,
 	.eoi_broadcast = eoi_broadcast,
 };

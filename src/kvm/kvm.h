@@ -13,6 +13,7 @@
 
 #include "base/types.h"
 #include "cpu/cpu.h"
+#include "guard/guard.h"
 #include "irq/irq.h"
 #include "kvm/fdtab.h"
 
@@ -22,6 +23,15 @@
 #define PAGE_OFF_PIO 1
 #define PAGE_OFF_RING KVM_COALESCED_MMIO_PAGE_OFFSET
 #define SYNC_FIELDS (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS)
+
+/* ---- options (options.c) ---------------------------------------------------------------------- */
+
+/* Adopt /etc/casement/opts and CASEMENT_OPTS once per process: 0, or -EINVAL after one line on stderr. */
+int options_load(void);
+/* Containment of a new VM, with the options as they are now. */
+int options_for_vm(struct guard *g);
+/* casement_set_options() */
+int options_set(const char *list, char *err, size_t n);
 
 /* ---- statistics (stats.c) --------------------------------------------------------------------- */
 
@@ -73,6 +83,7 @@ struct irqfd; /* irqfd.c */
 
 struct kvm_vm {
 	struct machine m;
+	struct guard guard;
 	_Atomic u32 refs;
 	u32 process;		/* generation of the process that made it: see kvm_process() */
 	pthread_mutex_t lock, slots_lock;
@@ -83,7 +94,7 @@ struct kvm_vm {
 	int ring_fd;		/* memfd of the ring page; the VM's own descriptor duplicates it */
 	u64 dirty_protect;	/* KVM_DIRTY_LOG_MANUAL_* */
 	bool exception_payload, triple_fault_event, exit_on_emulation_error;
-	u32 disable_exits, user_msr_mask, notify_flags, notify_window;
+	u32 disable_exits, user_msr_mask;
 	u64 hypercall_exits;
 	bool bus_lock_exit;
 	u32 x2apic_flags;
@@ -103,6 +114,7 @@ enum run_pending { PENDING_NONE, PENDING_PIO, PENDING_MMIO, PENDING_MSR, PENDING
 
 struct kvm_vcpu {
 	struct vcpu *v;
+	struct guard_vcpu guard;
 	struct kvm_vm *vm;
 	struct kvm_run *run;	/* page 0 of the descriptor */
 	u8 *pio_page;

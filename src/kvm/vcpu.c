@@ -59,6 +59,7 @@ static int vcpu_init(struct kvm_vcpu *k, u32 id)
 	if (!k->v)
 		return -errno;
 	k->v->owner = k;
+	guard_vcpu_init(&k->guard, &vm->guard, k->v);
 	cpuid_adopt(k->v); /* no CPUID yet: everything there is */
 	if (irqchip_mode(&vm->m) == IRQCHIP_NONE || irqchip_is_bsp(k->v))
 		k->mp_state = KVM_MP_STATE_RUNNABLE;

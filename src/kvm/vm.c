@@ -94,6 +94,10 @@ static int vm_init(struct kvm_vm *vm)
 	r = machine_init(&vm->m, &kvm_bus, vm);
 	if (r)
 		return r;
+	r = options_for_vm(&vm->guard);
+	if (r)
+		return r;
+	vm->m.guard = &vm->guard;
 	clock_init(&vm->clock);
 	r = stats_alloc(sizeof(*vm->stat), (void **)&vm->stat);
 	if (!r)

@@ -26,6 +26,7 @@ void departure_post(struct departure_ring *r, const struct departure *d)
 	atomic_thread_fence(memory_order_release);
 	s->d = *d;
 	s->d.seq = seq;
+	s->d.vm = r->vm;
 	s->d.time = base_now_ns();
 	atomic_store_explicit(&s->state, 2 * seq + 2, memory_order_release);
 	if (r->wake)
@@ -82,11 +83,11 @@ const char *departure_outcome(enum departure_kind kind)
 int departure_json(const struct departure *d, char *buf, size_t n)
 {
 	return snprintf(buf, n,
-			"{\"time\":%" PRIu64 ",\"seq\":%" PRIu64 ",\"vcpu\":%d,\"kind\":\"%s\","
+			"{\"time\":%" PRIu64 ",\"seq\":%" PRIu64 ",\"vm\":%u,\"vcpu\":%d,\"kind\":\"%s\","
 			"\"outcome\":\"%s\",\"level\":%u,\"cpl\":%u,\"rip\":\"0x%" PRIx64 "\","
 			"\"vectoring\":\"0x%" PRIx64 "\",\"cause\":\"0x%" PRIx64 "\","
 			"\"vmcs12\":\"0x%" PRIx64 "\",\"text\":\"%s\"}\n",
-			d->time, d->seq, (int)d->vcpu, departure_name(d->kind), departure_outcome(d->kind),
+			d->time, d->seq, d->vm, (int)d->vcpu, departure_name(d->kind), departure_outcome(d->kind),
 			d->level, d->cpl, d->rip, d->vectoring, d->cause, d->vmcs12,
 			departure_text(d->kind));
 }

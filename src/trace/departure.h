@@ -23,7 +23,8 @@ enum departure_kind {
  * struct departure - one record
  * @time: nanoseconds, CLOCK_MONOTONIC
  * @seq: number of the record in its VM, from 0; a gap is what was dropped
- * @vcpu: index, or DEPARTURE_NO_VCPU
+ * @vm: number of the VM in its process, from 0
+ * @vcpu: its id, or DEPARTURE_NO_VCPU
  * @kind: enum departure_kind
  * @level: 1 or 2: the guest that was running
  * @cpl: its privilege level
@@ -36,6 +37,7 @@ enum departure_kind {
 struct departure {
 	u64 time;
 	u64 seq;
+	u32 vm;
 	u32 vcpu;
 	u16 kind;
 	u8 level;
@@ -59,6 +61,7 @@ struct departure_slot {
  * @read: number of the next record the consumer takes
  * @dropped: records overwritten before they were read
  * @total: per kind
+ * @vm: number of the VM, put into each record
  * @wake: called after a record was written, or NULL; must not block
  */
 struct departure_ring {
@@ -66,6 +69,7 @@ struct departure_ring {
 	_Atomic u64 read;
 	_Atomic u64 dropped;
 	_Atomic u64 total[DEP_KINDS];
+	u32 vm;
 	void (*wake)(struct departure_ring *r);
 	struct departure_slot slot[DEPARTURE_RING];
 };

@@ -21,7 +21,7 @@ struct opt_row {
 static const struct opt_row rows[] = {
 #define OPT(type, field, letter, name, arg, def, min, max, help) \
 	{ name, arg, help, offsetof(struct run_options, field), min, max, OPT_##type, letter },
-#include "spec/opt.def"
+#include "spec/cli.def"
 #undef OPT
 };
 
@@ -34,7 +34,7 @@ static void set_defaults(struct run_options *o)
 #define OPT_DEF_FLAG(field, def) o->field = (def)
 #define OPT_DEF_LIST(field, def) o->field.n = 0
 #define OPT(type, field, letter, name, arg, def, min, max, help) OPT_DEF_##type(field, def);
-#include "spec/opt.def"
+#include "spec/cli.def"
 #undef OPT
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Command line of `casement run`, from the rows of spec/opt.def.
+ * Command line of `casement run`, from the rows of spec/cli.def.
  */
 #pragma once
 #include <stdio.h>
@@ -29,7 +29,7 @@ struct run_options {
 #define OPT_TYPE_FLAG bool
 #define OPT_TYPE_LIST struct opt_list
 #define OPT(type, field, letter, name, arg, def, min, max, help) OPT_TYPE_##type field;
-#include "spec/opt.def"
+#include "spec/cli.def"
 #undef OPT
 };
 

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Containment: what a guest may not do to its host, and what the host is told about it.
+ *
+ * One struct guard per VM holds the options, the records of departures and the state of each policy; one struct
+ * guard_vcpu per vCPU what belongs to one processor. The processor asks through struct cpu_bus and never
+ * knows the policy: src/kvm puts the functions below into its table.
+ */
+#pragma once
+#include "cpu/cpu.h"
+#include "guard/opts.h"
+#include "trace/departure.h"
+
+/**
+ * struct guard - containment of one VM
+ * @opt: fixed when the VM is created
+ * @ring: departures
+ * @notify: notify VM exits are on
+ * @notify_user: the monitor wants to see each of them (KVM_X86_NOTIFY_VMEXIT_USER)
+ * @notify_window: in crystal clocks, without the threshold
+ */
+struct guard {
+	struct guard_opts opt;
+	struct departure_ring ring;
+	_Atomic bool notify;
+	bool notify_user;
+	_Atomic u32 notify_window;
+};
+
+/**
+ * struct guard_vcpu - containment of one vCPU
+ * @guard: its VM's
+ * @v: its processor
+ * @rounds: delivery rounds since creation; part of the virtual clock
+ * @notify_rip, @notify_icount, @notify_repeats: where the last notify exit was, and how many there have been in a
+ *	row without an instruction retired
+ */
+struct guard_vcpu {
+	struct guard *guard;
+	struct vcpu *v;
+	_Atomic u64 rounds;
+	u64 notify_rip, notify_icount;
+	u32 notify_repeats;
+};
+
+static inline struct guard *guard_of(const struct vcpu *v) { return v->vm->guard; }
+static inline bool guard_strict(const struct guard *g) { return g->opt.fidelity == FIDELITY_STRICT; }
+
+/**
+ * guard_init() - containment for a new VM
+ * @g: zeroed
+ * @opt: copied
+ * @vm: number of the VM in this process, for the records
+ */
+void guard_init(struct guard *g, const struct guard_opts *opt, u32 vm);
+void guard_vcpu_init(struct guard_vcpu *gv, struct guard *g, struct vcpu *v);
+
+/* ---- departures (depart.c) ------------------------------------------------------------------------ */
+
+/**
+ * guard_depart() - record that the engine leaves the architecture, or stops the guest by policy
+ * @v: the vCPU it happens to, inside or outside cpu_run()
+ * @cause: detail of @kind, see doc/departures.md
+ *
+ * Every place that makes an event up, withholds one or ends a guest calls this before it does so; tools/departs
+ * looks for places that do not. Lock-free, allocates nothing.
+ */
+void guard_depart(struct vcpu *v, enum departure_kind kind, u64 cause);
+/* The same for what no vCPU of the VM did. */
+void guard_depart_vm(struct guard *g, enum departure_kind kind, u64 cause);
+/* An event in the form of IDT-vectoring information; 0 when there is none. */
+u64 guard_event_info(const struct event *e);
+
+/* ---- event windows (notify.c) ---------------------------------------------------------------------- */
+
+/* cpu_bus.no_window */
+bool guard_no_window(struct vcpu *v, u32 rounds);
+/* cpu_bus.exc_intercept */
+bool guard_exc_intercept(struct vcpu *v, const struct event *first, const struct event *second);
