@@ -9,7 +9,7 @@ $3 ~ /^=/ { add($1, substr($3, 2), $4); next }
 $3 ~ /^[@!]/ { next }
 NF == 6 {
 	add($1, $3, $4)
-	add($1 "@", $3, $5)
+	clock($1, $3, $4, $5)
 	if (!($3 in sum))
 		sum[$3] = $6
 	else if (sum[$3] != $6)
@@ -17,7 +17,7 @@ NF == 6 {
 }
 END {
 	printf "%-14s %-8s %9s %9s %9s %9s %9s %8s\n", "workload", "group", "native s", "tcg s", "casement s", "cas/nat", "tcg/cas", "spread"
-	printf "{\n  \"host\": \"%s\", \"qemu\": \"%s\", \"casement\": \"%s\",\n  \"rows\": [", host, qemu, version >json
+	printf "{\n  \"host\": \"%s\", \"qemu\": \"%s\", \"casement\": \"%s\", \"options\": \"%s\",\n  \"rows\": [", host, qemu, version, options >json
 	for (i = 1; i <= n; i++) {
 		w = name[i]
 		nat = median("native", w)
@@ -25,8 +25,7 @@ END {
 		tcg = t2 && (!t1 || t2 < t1) ? t2 : t1
 		cas = median("casement", w)
 		spread = range("casement", w, cas)
-		clock("tcg-max", w, t1); clock("tcg-qemu64", w, t2); clock("casement", w, cas)
-		N[i] = nat; T[i] = tcg; C[i] = cas
+		N[i] = nat; T[i] = tcg; C[i] = cas; at[w] = i
 		printf "%-14s %-8s %9s %9s %9s %9s %9s %8s\n", w, group[i], show(nat, "%.4f"), show(tcg, "%.4f"),
 			show(cas, "%.4f"), show(ratio(cas, nat), "%.1f"), show(ratio(tcg, cas), "%.2f"),
 			cas ? sprintf("%.0f %%", 100 * spread) : "-"
@@ -47,21 +46,55 @@ END {
 			show(mean(ltc[g], ntc[g]), "%.2f"), ncn[g] + ntc[g] ? sprintf("%.0f %%", 100 * worst[g]) : "-"
 	}
 	print "(tcg/cas above 1: casement is the faster one)"
+	ratio_lines()
 	if (instructions)
 		printf "\ninteger set: %.0f million instructions; casement %.0f MIPS, tcg %.0f, native %.0f\n",
 			instructions / 1e6, instructions / time / 1e6, instructions / tcgtime / 1e6, instructions / nattime / 1e6
+	for (k in marked)
+		if (!(k in agreed) && k !~ /^native/)
+			clocks = clocks sprintf("  %s: by %.1f ms at least\n", k, 1e3 * closest[k])
+	for (k in host_sum)
+		off[k] = diff(host_sum[k], guest_sum[k]) / host_sum[k]
+	for (k in host_sum) {
+		clock_line = clock_line sprintf(" %s %.2f %%", k, 100 * off[k])
+		if (k != "native" && off[k] > 0.01 + off["native"])
+			clocks = clocks sprintf("  %s: by %.1f %% of the whole\n", k, 100 * off[k])
+	}
+	if (clock_line)
+		printf "\nguest clock against host clock:%s\n", clock_line
 	if (clocks)
-		printf "\nclocks that differ by more than 1 %%:\n%s", clocks
+		printf "CLOCKS that differ by more than 1 %%:\n%s", clocks
 	if (wrong)
 		printf "\nWRONG RESULTS:\n%s", wrong
 	chart()
+	if (wrong || clocks ~ /casement/)
+		exit 1
 }
 
-# The guest's own clock and the host's must tell the same, but for the cost of the marks.
-function clock(sys, w, host_s,   guest_s) {
-	guest_s = median(sys "@", w)
-	if (guest_s && diff(host_s, guest_s) > 0.01 * host_s + 0.001)
-		clocks = clocks sprintf("  %s %s: host %.4f s, guest %.4f s\n", sys, w, host_s, guest_s)
+# Figures that are not times of equal work.
+function ratio_lines(   s, port) {
+	port = median("casement", "port") / 1e5
+	if (port)
+		printf "\nport read answered by the monitor: casement %.0f ns, tcg %.0f ns\n", 1e9 * port, 1e4 * T[at["port"]]
+	s = at["smp-2threads"]
+	if (s && C[s] && N[s])
+		printf "speed-up by a second processor: native %.2f, tcg %s, casement %.2f\n", ratio(N[at["smp-1thread"]], N[s]),
+			show(ratio(T[at["smp-1thread"]], T[s]), "%.2f"), ratio(C[at["smp-1thread"]], C[s])
+}
+
+# The guest's own clock and the host's must tell the same within 1 %: over all rows of a system, and for each
+# row but for the delay of a mark when the host is busy, which no row has in every run. What the native runs show,
+# where there is one clock only, is the error of the method.
+function clock(sys, w, host_s, guest_s,   k, d) {
+	k = sys " " w
+	d = diff(host_s, guest_s)
+	if (!(k in marked) || d < closest[k])
+		closest[k] = d
+	marked[k]
+	if (d <= 0.01 * host_s + 0.002)
+		agreed[k]
+	host_sum[sys] += host_s
+	guest_sum[sys] += guest_s
 }
 function add(sys, w, seconds) { v[sys, w, ++runs[sys, w]] = seconds + 0 }
 function diff(a, b) { return a > b ? a - b : b - a }

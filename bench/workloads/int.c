@@ -252,6 +252,105 @@ static uint64_t lz_run(unsigned int rounds)
 	return sum;
 }
 
+struct coder {
+	uint8_t len[256];
+	uint16_t code[256];
+};
+
+/* Code lengths by repeatedly joining the two rarest; codes in canonical order. */
+static void huffman_build(const uint8_t *in, size_t n, struct coder *c)
+{
+	uint32_t weight[511] = { 0 }, parent[511] = { 0 }, used = 256;
+	uint32_t next = 0;
+
+	for (size_t i = 0; i < n; i++)
+		weight[in[i]]++;
+	for (int k = 0; k < 256; k++)
+		weight[k] = weight[k] / 16 + 1; /* keeps the longest code below 16 bits */
+	for (; used < 511; used++) {
+		uint32_t a = 511, b = 511;
+
+		for (uint32_t k = 0; k < used; k++) {
+			if (parent[k])
+				continue;
+			if (a == 511 || weight[k] < weight[a]) {
+				b = a;
+				a = k;
+			} else if (b == 511 || weight[k] < weight[b]) {
+				b = k;
+			}
+		}
+		parent[a] = parent[b] = used;
+		weight[used] = weight[a] + weight[b];
+	}
+	for (uint32_t k = 0; k < 256; k++) {
+		c->len[k] = 0;
+		for (uint32_t p = k; p != 510; p = parent[p])
+			c->len[k]++;
+	}
+	for (unsigned int len = 1; len < 16; len++, next <<= 1)
+		for (int k = 0; k < 256; k++)
+			if (c->len[k] == len)
+				c->code[k] = (uint16_t)next++;
+}
+
+static size_t huffman_pack(const struct coder *c, const uint8_t *in, size_t n, uint8_t *to)
+{
+	uint64_t acc = 0;
+	unsigned int bits = 0;
+	size_t o = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		acc = acc << c->len[in[i]] | c->code[in[i]];
+		bits += c->len[in[i]];
+		while (bits >= 8)
+			to[o++] = (uint8_t)(acc >> (bits -= 8));
+	}
+	to[o++] = (uint8_t)(acc << (8 - bits));
+	return o;
+}
+
+static void huffman_unpack(const struct coder *c, const uint8_t *in, uint8_t *to, size_t n)
+{
+	static uint16_t table[1 << 15];
+	uint64_t acc = 0;
+	unsigned int bits = 0;
+
+	for (unsigned int k = 0; k < 256; k++) {
+		unsigned int room = 15u - c->len[k];
+
+		for (unsigned int v = 0; v < 1u << room; v++)
+			table[(unsigned int)c->code[k] << room | v] = (uint16_t)k;
+	}
+	for (size_t o = 0; o < n; o++) {
+		while (bits < 15) {
+			acc = acc << 8 | *in++;
+			bits += 8;
+		}
+		to[o] = (uint8_t)table[acc >> (bits - 15) & 0x7fff];
+		bits -= c->len[to[o]];
+	}
+}
+
+static uint64_t huffman_run(unsigned int rounds)
+{
+	static uint8_t back[BUF];
+	uint64_t sum = 0;
+
+	fill_text(buf, BUF);
+	while (rounds--) {
+		struct coder c;
+		size_t packed;
+
+		huffman_build(buf, BUF, &c);
+		packed = huffman_pack(&c, buf, BUF, out);
+		huffman_unpack(&c, out, back, BUF);
+		sum = mix(sum, packed + !memcmp(back, buf, BUF));
+		buf[rounds % BUF] ^= 1;
+	}
+	return sum;
+}
+
 static uint64_t hash_run(unsigned int rounds)
 {
 	enum { SLOTS = 1 << 15 };
@@ -340,6 +439,6 @@ static uint64_t divide_run(unsigned int rounds)
 }
 
 WORKLOADS({ "crc32", 40, crc32_run }, { "sha256", 14, sha256_run },
-	  { "quicksort", 18, quicksort_run }, { "lz", 16, lz_run }, { "hash", 60, hash_run },
+	  { "quicksort", 18, quicksort_run }, { "lz", 16, lz_run }, { "huffman", 10, huffman_run }, { "hash", 60, hash_run },
 	  { "sieve", 45, sieve_run }, { "bignum", 190000, bignum_run },
 	  { "divide", 4000, divide_run })

@@ -156,6 +156,24 @@ static uint64_t thread_run(unsigned int rounds)
 	return sum;
 }
 
+/* A port that the monitor answers: out of the guest, and back in. */
+static uint64_t port_run(unsigned int rounds)
+{
+	uint64_t n = 0;
+
+	for (unsigned int i = 0; i < rounds * 1000; i++) {
+		(void)inb((unsigned short)mark_port);
+		n++;
+	}
+	return n;
+}
+
+static int has_port(void)
+{
+	return mark_port != 0;
+}
+
 WORKLOADS({ "getppid", 200, getppid_run }, { "fork", 200, fork_run }, { "exec", 60, exec_run },
 	  { "pipe", 2000, pipe_run }, { "touch", 80, touch_run }, { "signal", 10000, signal_run },
-	  { "file", 20000, file_run }, { "thread", 500, thread_run })
+	  { "file", 20000, file_run }, { "thread", 500, thread_run },
+	  { "port", 100, port_run, has_port })
