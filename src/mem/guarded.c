@@ -20,13 +20,22 @@ static int copy_rep(void *dst, const void *src, size_t len)
 	return err;
 }
 
+/*
+ * REP MOVSB crawls (2 GB/s on Zen) when the destination lies just above the source modulo 4 KiB: each load
+ * seems to depend on the stores before it.
+ */
+static bool rep_crawls(const void *dst, const void *src)
+{
+	return (((u64)dst - (u64)src) & (PAGE_SIZE - 1)) - 1 < 15;
+}
+
 int mem_copy_guarded(void *dst, const void *src, size_t len)
 {
 	u8 *d = dst;
 	const u8 *s = src;
 	int err = 0;
 
-	if (len >= REP_MIN)
+	if (len >= REP_MIN && !rep_crawls(dst, src))
 		return copy_rep(dst, src, len);
 	for (; len >= 8 && !err; len -= 8, d += 8, s += 8) {
 		u64 x;

@@ -136,6 +136,18 @@ static int scas_one(struct vcpu *v, struct string *s)
 
 /* ---- many iterations ---------------------------------------------------------------------------- */
 
+/* Bring the translation of a readable page in; no exception stays behind. */
+static int quiet_probe(struct vcpu *v, gva_t la, unsigned int size)
+{
+	int r = lin_probe(v, la, size, ACC_R);
+
+	if (r) {
+		v->exc.valid = false;
+		v->stop = CPU_RUN;
+	}
+	return r;
+}
+
 /**
  * span() - a run of elements that may be accessed at full speed
  * @off: offset of the first element in @seg
@@ -157,7 +169,7 @@ static u8 *span(struct vcpu *v, const struct string *s, enum seg seg, u64 off, u
 	if (!cpu_code64(v) && AR_S & sg->ar && (AR_TYPE(sg->ar) & 12) == 4)
 		return NULL; /* expand-down */
 	if (seg_linear(v, seg, off, s->size, acc, &la)) {
-		v->exc.valid = false; /* raised again, in its proper order, by the slow path */
+		v->exc.valid = false; /* raised again, in its proper order, by the single iteration */
 		return NULL;
 	}
 	if (s->back) {
@@ -182,6 +194,12 @@ static u8 *span(struct vcpu *v, const struct string *s, enum seg seg, u64 off, u
 		la -= (room - 1) * s->size;
 	len = (unsigned int)(room * s->size);
 	p = lin_fast(v, la, &len, acc);
+	/*
+	 * Source and destination often share a slot of the first-level TLB. A pointer stays good until this
+	 * handler returns, so reads may push the destination's entry out; only a store brings a writable one in.
+	 */
+	if (!p && acc == ACC_R && !quiet_probe(v, la, s->size))
+		p = lin_fast(v, la, &len, acc);
 	if (!p || len < s->size)
 		return NULL;
 	/* A shorter answer keeps the low end: only good for us going forward. */
@@ -231,15 +249,15 @@ static u64 movs_bulk(struct vcpu *v, struct string *s)
 	u8 *src, *dst;
 	int r;
 
-	src = span(v, s, s->src, gpr_get(v, GPR_RSI, s->asz), &n, ACC_R);
+	dst = span(v, s, SEG_ES, gpr_get(v, GPR_RDI, s->asz), &n, ACC_W);
 	all = n;
-	dst = src ? span(v, s, SEG_ES, gpr_get(v, GPR_RDI, s->asz), &n, ACC_W) : NULL;
-	if (!dst)
+	src = dst ? span(v, s, s->src, gpr_get(v, GPR_RSI, s->asz), &n, ACC_R) : NULL;
+	if (!src)
 		return 0;
 	if (s->back) {
 		u64 top = n;
 
-		src += (all - n) * s->size;
+		dst += (all - n) * s->size;
 		n = apart(dst, src, n, s->size);
 		src += (top - n) * s->size;
 		dst += (top - n) * s->size;
