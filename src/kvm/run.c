@@ -304,12 +304,14 @@ static long run_guest(struct kvm_vcpu *k)
  */
 static bool enter_mask(struct kvm_vcpu *k, u64 *old)
 {
-	u64 mine;
+	u64 now;
 
 	if (!k->sigset_active && !signal_self.blocks_faults)
 		return false;
-	mine = k->sigset_active ? k->sigset : signal_get_mask();
-	*old = signal_set_mask(mine);
+	/* A signal put off since the ioctl began is blocked now, and the caller's mask is the one kept then. */
+	now = signal_set_mask(~0ull);
+	*old = signal_self.deferred ? signal_self.mask : now;
+	signal_set_mask(k->sigset_active ? k->sigset : *old);
 	return true;
 }
 

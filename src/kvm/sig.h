@@ -58,4 +58,3 @@ void signal_catch_unblocked(u64 sigset);
 u64 signal_set_mask(u64 mask);
 /* The same, exactly. */
 void signal_put_mask(u64 mask);
-u64 signal_get_mask(void);
