@@ -5,7 +5,6 @@
 #include "cpu/tlb.h"
 
 #define BULK_MIN 128 /* bytes for which forgetting a page's code is worth while */
-#define PTR(la, e) ((void *)((la) + (e)->addend))
 
 static bool canonical(gva_t la)
 {
@@ -248,27 +247,25 @@ static int probe_slow(struct vcpu *v, gva_t la, unsigned int size, u32 acc)
 
 int lin_read(struct vcpu *v, gva_t la, void *dst, unsigned int size, u32 acc)
 {
-	const struct tlb_entry *e = l1_slot(l1_view(v, acc), la);
+	const struct tlb_entry *e = l1_slot(l1_view(v, acc), la, ACC_R);
 
-	if (likely(la - e->tag_r <= PAGE_SIZE - size) && likely(!mem_load(dst, PTR(la, e), size)))
+	if (l1_hit(e, la, size) && likely(!mem_load(dst, l1_ptr(e, la), size)))
 		return 0;
 	return read_slow(v, la, dst, size, acc & (ACC_SYS | ACC_USER));
 }
 
 int lin_write(struct vcpu *v, gva_t la, const void *src, unsigned int size, u32 acc)
 {
-	const struct tlb_entry *e = l1_slot(l1_view(v, acc), la);
+	const struct tlb_entry *e = l1_slot(l1_view(v, acc), la, ACC_W);
 
-	if (likely(la - e->tag_w <= PAGE_SIZE - size) && likely(!mem_store(PTR(la, e), src, size)))
+	if (l1_hit(e, la, size) && likely(!mem_store(l1_ptr(e, la), src, size)))
 		return 0;
 	return write_slow(v, la, src, size, acc & (ACC_SYS | ACC_USER));
 }
 
 int lin_probe(struct vcpu *v, gva_t la, unsigned int size, u32 acc)
 {
-	const struct tlb_entry *e = l1_slot(l1_view(v, acc), la);
-
-	if (likely(la - (acc & ACC_W ? e->tag_w : e->tag_r) <= PAGE_SIZE - size))
+	if (l1_hit(l1_slot(l1_view(v, acc), la, acc), la, size))
 		return 0;
 	return probe_slow(v, la, size, acc);
 }
@@ -291,9 +288,9 @@ int cpu_read(struct vcpu *v, enum seg seg, u64 off, void *dst, unsigned int size
 	int res;
 
 	if (quick_linear(v, seg, off, &la)) {
-		const struct tlb_entry *e = l1_slot(v->dtlb, la);
+		const struct tlb_entry *e = l1_slot(v->dtlb, la, ACC_R);
 
-		if (likely(la - e->tag_r <= PAGE_SIZE - size) && likely(!mem_load(dst, PTR(la, e), size)))
+		if (l1_hit(e, la, size) && likely(!mem_load(dst, l1_ptr(e, la), size)))
 			return 0;
 	}
 	res = seg_linear(v, seg, off, size, ACC_R, &la);
@@ -306,9 +303,9 @@ int cpu_write(struct vcpu *v, enum seg seg, u64 off, const void *src, unsigned i
 	int res;
 
 	if (quick_linear(v, seg, off, &la)) {
-		const struct tlb_entry *e = l1_slot(v->dtlb, la);
+		const struct tlb_entry *e = l1_slot(v->dtlb, la, ACC_W);
 
-		if (likely(la - e->tag_w <= PAGE_SIZE - size) && likely(!mem_store(PTR(la, e), src, size)))
+		if (l1_hit(e, la, size) && likely(!mem_store(l1_ptr(e, la), src, size)))
 			return 0;
 	}
 	res = seg_linear(v, seg, off, size, ACC_W, &la);
@@ -343,14 +340,14 @@ static bool claim_page(struct vcpu *v, gva_t la, u32 acc)
 
 u8 *lin_fast(struct vcpu *v, gva_t la, unsigned int *len, u32 acc)
 {
-	const struct tlb_entry *e = l1_slot(l1_view(v, acc), la);
+	const struct tlb_entry *e = l1_slot(l1_view(v, acc), la, acc);
 	unsigned int left = PAGE_SIZE - (unsigned int)(la & ~PAGE_MASK);
 
-	if ((acc & ACC_W) && (la & PAGE_MASK) != e->tag_w && *len >= BULK_MIN)
+	if ((acc & ACC_W) && (la & PAGE_MASK) != e->tag && *len >= BULK_MIN)
 		claim_page(v, la, acc);
-	if ((la & PAGE_MASK) != (acc & ACC_W ? e->tag_w : e->tag_r))
+	if ((la & PAGE_MASK) != e->tag)
 		return NULL;
 	if (*len > left)
 		*len = left;
-	return PTR(la, e);
+	return l1_ptr(e, la);
 }

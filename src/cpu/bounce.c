@@ -128,11 +128,10 @@ static void *begin_slow(struct vcpu *v, gva_t la, unsigned int size, u32 acc)
 
 void *lin_mem_begin(struct vcpu *v, gva_t la, unsigned int size, u32 acc)
 {
-	const struct tlb_entry *e = l1_slot(l1_view(v, acc), la);
+	const struct tlb_entry *e = l1_slot(l1_view(v, acc), la, acc);
 
-	if (likely(la - (acc & ACC_W ? e->tag_w : e->tag_r) <= PAGE_SIZE - size) &&
-	    likely(!(acc & ACC_LOCK) || !split(la, size)))
-		return (void *)(la + e->addend);
+	if (l1_hit(e, la, size) && likely(!(acc & ACC_LOCK) || !split(la, size)))
+		return l1_ptr(e, la);
 	return begin_slow(v, la, size, acc);
 }
 

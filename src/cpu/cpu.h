@@ -206,24 +206,38 @@ enum access { /* bit set passed to the access functions */
  * @VIEW_NONE: always empty: every access takes the slow path (#AC checks, data breakpoints)
  */
 enum tlb_view { VIEW_USER, VIEW_SUPER, VIEW_SUPER_AC, VIEW_NONE, VIEW_NUM };
-#define TLB_BITS 8
+#define TLB_BITS 10
 #define TLB_ENTRIES (1u << TLB_BITS)
 
 /**
  * struct tlb_entry - first-level data TLB entry, read by emitted code
- * @tag_r: page-aligned linear address when the page may be read at full speed, else TLB_NEVER
- * @tag_w: likewise for writes: page dirty, writable, not code, not being logged, not watched
- * @addend: host address of the page's first byte minus its linear address
- * @gpa: guest-physical page address | global in bit 3 | memory type in bits 2:0
+ * @tag: page-aligned linear address when the page may be accessed at full speed, else TLB_NEVER
+ * @host: host address of the page's first byte
  *
- * Emitted fast path: ea - tag < 4097 - size  =>  host pointer = ea + addend.
+ * Emitted fast path: ea - tag < 4097 - size  =>  host pointer = ea - tag + host.
  */
 struct tlb_entry {
-	u64 tag_r;
-	u64 tag_w;
-	u64 addend;
-	u64 gpa;
+	u64 tag;
+	u64 host;
 };
+
+#define TLB_CHUNK 32u /* entries that are cleared together */
+
+/**
+ * struct tlb_l1 - the entries of one view
+ * @r: for reads
+ * @w: for writes: page dirty, writable, not code, not being logged, not watched. An array of its own, or a
+ *	copy between pages of equal index would never hit
+ * @gpa: guest-physical page address | global in bit 3 | memory type in bits 2:0, for @r and @w
+ * @used: bit n: chunk n of @r, @w may hold entries
+ */
+struct tlb_l1 {
+	struct tlb_entry r[TLB_ENTRIES];
+	struct tlb_entry w[TLB_ENTRIES];
+	u64 gpa[2][TLB_ENTRIES];
+	u32 used[2];
+};
+_Static_assert(TLB_ENTRIES / TLB_CHUNK == 32, "a word has a bit for each chunk");
 #define TLB_NEVER 0x7ff0000000000000ull /* canonical addresses are never near it */
 
 struct tlb; /* second level, private to tlb.h */
@@ -352,7 +366,7 @@ struct vcpu {
 	u8 fp_live;	/* enum fp_live: guest vector state is in host registers; 0 it is not */
 	u8 fp_ok;	/* CR0.TS = EM = 0: x87/SSE may execute; recomputed by cpu_mode_update() */
 	_Atomic u32 request;
-	struct tlb_entry *dtlb; /* the current view */
+	struct tlb_l1 *dtlb; /* the current view */
 	u64 fs_base_copy, gs_base_copy; /* of seg[], for emitted code; kept by seg code */
 	u64 scratch[8];	/* for emitted code */
 	u64 icount;	/* instructions retired before the running trace */
@@ -387,7 +401,6 @@ struct vcpu {
 
 	/* memory machinery */
 	struct tlb *tlb;
-	struct tlb_entry (*l1)[TLB_ENTRIES]; /* [VIEW_NUM] */
 	struct rcache *rc;
 	struct native *native;
 	struct vmx *vmx;
@@ -444,6 +457,9 @@ struct vcpu {
 	struct lapic *lapic;	/* src/irq's; NULL without an in-kernel local APIC */
 	struct guard_vcpu *guard; /* src/guard's */
 	void *owner;	/* struct kvm_vcpu */
+
+	/* a member, so that translated code reaches it at a fixed distance */
+	struct tlb_l1 l1[VIEW_NUM] __attribute__((aligned(64)));
 };
 
 #define SHADOW_STI 1

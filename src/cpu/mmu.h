@@ -101,7 +101,7 @@ void mmu_select_view(struct vcpu *v);
  * True while every data access is checked one by one (#AC or data breakpoints): the run loop then runs one
  * instruction at a time, so that a trap recorded in pending_db is taken right after it.
  */
-static inline bool mmu_checked(const struct vcpu *v) { return v->dtlb == v->l1[VIEW_NONE]; }
+static inline bool mmu_checked(const struct vcpu *v) { return v->dtlb == &v->l1[VIEW_NONE]; }
 
 /* The seam for EPT: a guest-physical address of the running level to one of the machine. acc = ACC_*. */
 int mmu_gpa(struct vcpu *v, gpa_t gpa, u32 acc, gpa_t *out);

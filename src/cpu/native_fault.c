@@ -16,12 +16,13 @@
 /* Guest-physical page behind a host address that faulted, as far as the data TLB knows. */
 static gpa_t blame(const struct vcpu *v, u64 addr)
 {
-	for (unsigned int k = 0; k < TLB_ENTRIES; k++) {
-		const struct tlb_entry *t = &v->dtlb[k];
-		u64 tag = t->tag_r != TLB_NEVER ? t->tag_r : t->tag_w;
+	const struct tlb_l1 *t = v->dtlb;
 
-		if (tag != TLB_NEVER && tag + t->addend == (addr & PAGE_MASK))
-			return t->gpa & PAGE_MASK;
+	for (unsigned int k = 0; k < TLB_ENTRIES; k++) {
+		if (t->r[k].tag != TLB_NEVER && t->r[k].host == (addr & PAGE_MASK))
+			return t->gpa[0][k] & PAGE_MASK;
+		if (t->w[k].tag != TLB_NEVER && t->w[k].host == (addr & PAGE_MASK))
+			return t->gpa[1][k] & PAGE_MASK;
 	}
 	return ~0ull;
 }

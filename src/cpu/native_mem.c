@@ -56,23 +56,24 @@ void stub_ea(struct stub *s, bool with_segment)
 unsigned int stub_probe(struct stub *s, unsigned int size, bool write)
 {
 	struct emit *e = &s->e;
+	s32 array = (s32)(write ? offsetof(struct tlb_l1, w) : offsetof(struct tlb_l1, r));
 	unsigned int miss;
 
 	emit_rr(e, false, 0x89, R_MEM, GPR_RAX);
-	emit1(e, 0xc1); /* shr eax, 7: 32-byte entries */
+	emit1(e, 0xc1); /* shr eax, 8: 16-byte entries */
 	emit1(e, 0xe8);
-	emit1(e, PAGE_SHIFT - 5);
-	emit_alu_imm(e, false, 4, GPR_RAX, (TLB_ENTRIES - 1) << 5);
+	emit1(e, PAGE_SHIFT - 4);
+	emit_alu_imm(e, false, 4, GPR_RAX, (TLB_ENTRIES - 1) << 4);
 	emit_rm(e, true, 0x03, GPR_RAX, R_VCPU, OFF(dtlb));
 	emit_rr(e, true, 0x89, R_MEM, GPR_RCX);
-	emit_rm(e, true, 0x2b, GPR_RCX, GPR_RAX,
-		(s32)(write ? offsetof(struct tlb_entry, tag_w) : offsetof(struct tlb_entry, tag_r)));
+	emit_rm(e, true, 0x2b, GPR_RCX, GPR_RAX, array + (s32)offsetof(struct tlb_entry, tag));
 	emit_alu_imm(e, true, 7, GPR_RCX, (s32)(PAGE_SIZE - size));
 	miss = emit_jcc(e, CC_A);
-	emit_rm(e, true, 0x03, R_MEM, GPR_RAX, (s32)offsetof(struct tlb_entry, addend));
+	emit_rm(e, true, 0x03, GPR_RCX, GPR_RAX, array + (s32)offsetof(struct tlb_entry, host));
+	emit_rr(e, true, 0x89, GPR_RCX, R_MEM);
 	return miss;
 }
-_Static_assert(sizeof(struct tlb_entry) == 32, "the probe shifts by 7");
+_Static_assert(sizeof(struct tlb_entry) == 16, "the probe shifts by 8");
 
 /* A locked operand may only run as a host LOCK inside one line (design rule 2). */
 static unsigned int check_line(struct stub *s, unsigned int size)

@@ -22,12 +22,11 @@ int mmu_vcpu_init(struct vcpu *v)
 		return -ENOMEM;
 	t->now = t->all_min = 1; /* a zeroed entry is stale */
 	v->tlb = t;
-	v->l1 = t->l1;
 	for (unsigned int view = 0; view < VIEW_NUM; view++) {
 		for (unsigned int i = 0; i < TLB_ENTRIES; i++)
-			t->l1[view][i].tag_r = t->l1[view][i].tag_w = TLB_NEVER;
+			v->l1[view].r[i].tag = v->l1[view].w[i].tag = TLB_NEVER;
 	}
-	v->dtlb = v->l1[VIEW_SUPER_AC];
+	v->dtlb = &v->l1[VIEW_SUPER_AC];
 	return 0;
 }
 
@@ -46,17 +45,35 @@ static void clear_bits(u64 *map, unsigned int bits)
 		map[i] = 0;
 }
 
+/* Volatile: gcc 12 takes a loop of such stores for one without effect (modref) and drops calls of it. */
+static void l1_drop(struct tlb_entry *e)
+{
+	*(volatile u64 *)&e->tag = TLB_NEVER;
+}
+
+static void clear_array(struct tlb_l1 *l, unsigned int which, bool keep_global)
+{
+	for (u32 used = l->used[which]; used; used &= used - 1) {
+		unsigned int first = (unsigned int)__builtin_ctz(used) * TLB_CHUNK;
+		struct tlb_entry *e = (which ? l->w : l->r) + first;
+		const u64 *gpa = &l->gpa[which][first];
+
+		for (unsigned int i = 0; i < TLB_CHUNK; i++) {
+			if (!keep_global || !(gpa[i] & L1_GLOBAL))
+				l1_drop(&e[i]);
+		}
+	}
+	if (!keep_global)
+		l->used[which] = 0;
+}
+
 static void l1_clear(struct vcpu *v, bool keep_global)
 {
 	struct tlb *t = v->tlb;
 
 	for (u32 views = t->views_used; views; views &= views - 1) {
-		struct tlb_entry *e = t->l1[__builtin_ctz(views)];
-
-		for (unsigned int i = 0; i < TLB_ENTRIES; i++) {
-			if (!keep_global || !(e[i].gpa & L1_GLOBAL))
-				e[i].tag_r = e[i].tag_w = TLB_NEVER;
-		}
+		clear_array(&v->l1[__builtin_ctz(views)], 0, keep_global);
+		clear_array(&v->l1[__builtin_ctz(views)], 1, keep_global);
 	}
 	if (!keep_global) {
 		t->views_used = 0;
@@ -69,13 +86,35 @@ static void set_bit(u64 *map, u64 n) { map[n / 64] |= BIT(n % 64); }
 static u64 large_hash(gva_t la) { return (la >> LARGE_SHIFT ^ la >> 32) & (LARGE_FILTER - 1); }
 static u64 fetch_hash(gva_t la) { return (la >> PAGE_SHIFT ^ la >> 22) & (FETCH_FILTER - 1); }
 
+/*
+ * Put a page into the read or write array, or take it out. An access of the other kind only takes an empty
+ * place: its own page may be waiting there.
+ */
+static void l1_put(struct tlb_l1 *l, unsigned int which, gva_t la, const struct tlb_entry *new, u64 gpa,
+		   bool wanted)
+{
+	unsigned int i = l1_index(la);
+	struct tlb_entry *e = (which ? l->w : l->r) + i;
+
+	if (new->tag == TLB_NEVER) {
+		if (e->tag == la)
+			l1_drop(e);
+		return;
+	}
+	if (!wanted && e->tag != TLB_NEVER && e->tag != la)
+		return;
+	*e = *new;
+	l->gpa[which][i] = gpa;
+	l->used[which] |= 1u << i / TLB_CHUNK;
+}
+
 void tlb_fill(struct vcpu *v, gva_t la, const struct xlat *x, u32 acc)
 {
 	u32 who = acc & (ACC_SYS | ACC_USER);
 	enum tlb_view view = mmu_view(v, who);
-	struct tlb_entry *e = l1_slot(v->l1[view], la);
 	struct memslot *s = x->slot;
-	u64 page;
+	struct tlb_entry r, w;
+	u64 page, gpa;
 	bool write;
 
 	if (!s)
@@ -84,10 +123,12 @@ void tlb_fill(struct vcpu *v, gva_t la, const struct xlat *x, u32 acc)
 	page = memslot_page(s, x->page);
 	write = (x->bits & XL_D) && !(s->flags & MEMSLOT_READONLY) && !memslot_code_users(s, page) &&
 		(!s->dirty || memslot_page_dirty(s, page)) && mmu_allowed(v, x->bits, who | ACC_W);
-	e->tag_r = mmu_allowed(v, x->bits, who | ACC_R) ? la : TLB_NEVER;
-	e->tag_w = write ? la : TLB_NEVER;
-	e->addend = (u64)memslot_hva(s, x->page) - la;
-	e->gpa = x->page | (x->bits & XL_G ? L1_GLOBAL : 0) | L1_TYPE_WB;
+	r.tag = mmu_allowed(v, x->bits, who | ACC_R) ? la : TLB_NEVER;
+	w.tag = write ? la : TLB_NEVER;
+	r.host = w.host = (u64)memslot_hva(s, x->page);
+	gpa = x->page | (x->bits & XL_G ? L1_GLOBAL : 0) | L1_TYPE_WB;
+	l1_put(&v->l1[view], 0, la, &r, gpa, !(acc & ACC_W) || (acc & ACC_R));
+	l1_put(&v->l1[view], 1, la, &w, gpa, acc & ACC_W);
 	v->tlb->views_used |= 1u << view;
 	if (x->bits & XL_LARGE)
 		set_bit(v->tlb->large_filter, large_hash(la));
@@ -98,11 +139,11 @@ void tlb_drop_write(struct vcpu *v, gpa_t page)
 	struct tlb *t = v->tlb;
 
 	for (u32 views = t->views_used; views; views &= views - 1) {
-		struct tlb_entry *e = t->l1[__builtin_ctz(views)];
+		struct tlb_l1 *l = &v->l1[__builtin_ctz(views)];
 
 		for (unsigned int i = 0; i < TLB_ENTRIES; i++) {
-			if ((e[i].gpa & PAGE_MASK) == page)
-				e[i].tag_w = TLB_NEVER;
+			if ((l->gpa[1][i] & PAGE_MASK) == page)
+				l1_drop(&l->w[i]);
 		}
 	}
 }
@@ -284,10 +325,12 @@ static void drop_small(struct vcpu *v, gva_t la)
 {
 	drop_set(v, la);
 	for (u32 views = v->tlb->views_used; views; views &= views - 1) {
-		struct tlb_entry *e = l1_slot(v->l1[__builtin_ctz(views)], la);
+		struct tlb_l1 *l = &v->l1[__builtin_ctz(views)];
 
-		if (((e->tag_r ^ la) & PAGE_MASK) == 0 || ((e->tag_w ^ la) & PAGE_MASK) == 0)
-			e->tag_r = e->tag_w = TLB_NEVER;
+		if (((l->r[l1_index(la)].tag ^ la) & PAGE_MASK) == 0)
+			l1_drop(&l->r[l1_index(la)]);
+		if (((l->w[l1_index(la)].tag ^ la) & PAGE_MASK) == 0)
+			l1_drop(&l->w[l1_index(la)]);
 	}
 }
 
@@ -368,7 +411,7 @@ void mmu_select_view(struct vcpu *v)
 		view = VIEW_NONE;
 	if (unlikely(view == VIEW_USER && (v->cr0 & CR0_AM) && (v->rflags & FLAG_AC)))
 		view = VIEW_NONE;
-	v->dtlb = v->l1[view];
+	v->dtlb = &v->l1[view];
 }
 
 /* ---- pages with code ------------------------------------------------------------------------------ */

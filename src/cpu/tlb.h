@@ -52,7 +52,6 @@ struct tlb {
 	u64 hint_gen;
 	u64 gen;			/* mem.generation that the entries were made under */
 	u64 stat_l2_hits, stat_walks, stat_flushes;
-	struct tlb_entry l1[VIEW_NUM][TLB_ENTRIES];
 	struct tlb2_entry small[TLB2_SETS][TLB2_WAYS];
 	struct tlb2_entry large[TLB2_LARGE];
 };
@@ -88,17 +87,32 @@ static inline u16 mmu_pcid(const struct vcpu *v)
 	return v->cr4 & CR4_PCIDE ? (u16)(v->cr3 & 0xfff) : 0;
 }
 
-static inline struct tlb_entry *l1_slot(struct tlb_entry *view, gva_t la)
+static inline unsigned int l1_index(gva_t la)
 {
-	return &view[(la >> PAGE_SHIFT) & (TLB_ENTRIES - 1)];
+	return (la >> PAGE_SHIFT) & (TLB_ENTRIES - 1);
+}
+
+static inline struct tlb_entry *l1_slot(struct tlb_l1 *view, gva_t la, u32 acc)
+{
+	return (acc & ACC_W ? view->w : view->r) + l1_index(la);
 }
 
 /* The view for an access: v->dtlb unless the flags ask for other rights than CPL's. */
-static inline struct tlb_entry *l1_view(struct vcpu *v, u32 acc)
+static inline struct tlb_l1 *l1_view(struct vcpu *v, u32 acc)
 {
 	if (likely(!(acc & (ACC_SYS | ACC_USER))))
 		return v->dtlb;
-	return v->l1[mmu_view(v, acc)];
+	return &v->l1[mmu_view(v, acc)];
+}
+
+static inline bool l1_hit(const struct tlb_entry *e, gva_t la, unsigned int size)
+{
+	return likely(la - e->tag <= PAGE_SIZE - size);
+}
+
+static inline void *l1_ptr(const struct tlb_entry *e, gva_t la)
+{
+	return (void *)(la - e->tag + e->host);
 }
 
 /* Do these page rights allow the access? [SDM3A "Access Rights"] */

@@ -16,7 +16,7 @@ static struct machine *vm;
 static uint8_t *arena;
 static const struct knobs *knobs;
 static struct istate *state;
-static struct tlb_entry tlb[TLB_ENTRIES];
+static struct tlb_l1 tlb;
 
 uint8_t *engine_arena(void) { return arena; }
 struct vcpu *engine_vcpu(void) { return v; }
@@ -183,7 +183,7 @@ bool engine_init(void)
 	v->vm = vm;
 	v->csz = 8;
 	v->cr4 = CR4_OSFXSR | CR4_OSXMMEXCPT;
-	v->dtlb = tlb;
+	v->dtlb = &tlb;
 	v->gs_base_copy = GS_BASE;
 	v->rflags = FLAG_FIXED;
 	oracle_other_signal = on_signal;
@@ -193,16 +193,16 @@ bool engine_init(void)
 static void fill_tlb(uint8_t pages)
 {
 	for (unsigned int k = 0; k < TLB_ENTRIES; k++)
-		tlb[k].tag_r = tlb[k].tag_w = TLB_NEVER;
+		tlb.r[k].tag = tlb.w[k].tag = TLB_NEVER;
 	for (unsigned int p = 0; p < ARENA_SIZE / 4096; p++) {
 		uint64_t la = ARENA + p * 4096;
-		struct tlb_entry *t = &tlb[la >> 12 & (TLB_ENTRIES - 1)];
+		unsigned int k = la >> 12 & (TLB_ENTRIES - 1);
 
-		t->addend = (uint64_t)arena - ARENA;
+		tlb.r[k].host = tlb.w[k].host = (uint64_t)arena + p * 4096;
 		if (pages & 1 << p)
-			t->tag_r = la;
+			tlb.r[k].tag = la;
 		if (pages & 16 << p)
-			t->tag_w = la;
+			tlb.w[k].tag = la;
 	}
 }
 

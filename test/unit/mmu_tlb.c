@@ -186,11 +186,11 @@ static void rights(void)
 	is(lin_write(v, 4 * PAGE_SIZE, &val, 1, 0), OP_EXC, "and with WP again not");
 	v->cr4 |= CR4_SMAP;
 	mmu_select_view(v);
-	ok(v->dtlb == v->l1[VIEW_SUPER], "SMAP selects the supervisor view");
+	ok(v->dtlb == &v->l1[VIEW_SUPER], "SMAP selects the supervisor view");
 	is(at(0), 0xfe, "which does not reach user pages");
 	v->rflags |= FLAG_AC;
 	mmu_select_view(v);
-	ok(v->dtlb == v->l1[VIEW_SUPER_AC], "STAC selects the other");
+	ok(v->dtlb == &v->l1[VIEW_SUPER_AC], "STAC selects the other");
 	is(at(0), 0, "which does");
 	is(lin_read(v, 0, &val, 1, ACC_SYS), OP_EXC, "an implicit access ignores AC");
 	v->rflags &= ~FLAG_AC;
@@ -198,7 +198,7 @@ static void rights(void)
 	is(at(0), 0xfe, "after CLAC the first view still does not");
 	v->cpl = 3;
 	mmu_select_view(v);
-	ok(v->dtlb == v->l1[VIEW_USER], "CPL 3 selects the user view");
+	ok(v->dtlb == &v->l1[VIEW_USER], "CPL 3 selects the user view");
 	is(at(0), 0, "which reaches user pages");
 	table(PT)[5] &= ~U;
 	is(at(5 * PAGE_SIZE), 0xfe, "but not supervisor pages");
@@ -209,7 +209,8 @@ static void rights(void)
 	mmu_select_view(v);
 }
 
-static const struct tlb_entry *entry(gva_t la) { return l1_slot(v->dtlb, la); }
+static u64 tag_r(gva_t la) { return l1_slot(v->dtlb, la, ACC_R)->tag; }
+static u64 tag_w(gva_t la) { return l1_slot(v->dtlb, la, ACC_W)->tag; }
 
 static void write_tags(void)
 {
@@ -218,17 +219,17 @@ static void write_tags(void)
 
 	build();
 	at(6 * PAGE_SIZE);
-	ok(entry(6 * PAGE_SIZE)->tag_r == 6 * PAGE_SIZE && entry(6 * PAGE_SIZE)->tag_w == TLB_NEVER,
+	ok(tag_r(6 * PAGE_SIZE) == 6 * PAGE_SIZE && tag_w(6 * PAGE_SIZE) == TLB_NEVER,
 	   "a clean page is not fast for writes");
 	ok(!(table(PT)[6] & 0x40), "reading leaves D clear");
 	lin_write(v, 6 * PAGE_SIZE, &val, 1, 0);
-	ok(entry(6 * PAGE_SIZE)->tag_w == 6 * PAGE_SIZE && (table(PT)[6] & 0x40), "writing sets D and makes it fast");
+	ok(tag_w(6 * PAGE_SIZE) == 6 * PAGE_SIZE && (table(PT)[6] & 0x40), "writing sets D and makes it fast");
 	s = mem_slot_find(&fake_vm.mem, 0, 0);
 	ok(code_page_mark(v, s, OLD + 6 * PAGE_SIZE), "a code mark");
-	is(entry(6 * PAGE_SIZE)->tag_w, TLB_NEVER, "withdraws it");
+	is(tag_w(6 * PAGE_SIZE), TLB_NEVER, "withdraws it");
 	fake_code_writes = 0;
 	lin_write(v, 6 * PAGE_SIZE + 5, &val, 1, 0);
-	ok(fake_code_writes == 1 && entry(6 * PAGE_SIZE)->tag_w == TLB_NEVER, "stores are reported one by one");
+	ok(fake_code_writes == 1 && tag_w(6 * PAGE_SIZE) == TLB_NEVER, "stores are reported one by one");
 	ok(v->request & REQ_INSN, "and end the trace");
 	v->request = 0;
 	ok(!lin_fast(v, 6 * PAGE_SIZE, &(unsigned int){ 64 }, ACC_W), "a short bulk store is not fast");
@@ -237,7 +238,7 @@ static void write_tags(void)
 	   "because the page's code is forgotten");
 	ok(v->request & REQ_INSN, "which ends the trace");
 	v->request = 0;
-	is(entry(6 * PAGE_SIZE)->tag_w, 6 * PAGE_SIZE, "and makes it fast again");
+	is(tag_w(6 * PAGE_SIZE), 6 * PAGE_SIZE, "and makes it fast again");
 
 	mem_set_slot(&fake_vm.mem, 0, 0, MEMSLOT_LOG_DIRTY, 0, RAM_SIZE, fake_ram);
 	mmu_flush_all(v);
@@ -246,12 +247,12 @@ static void write_tags(void)
 	table(PT)[7] |= AD;
 	mmu_flush_all(v);
 	at(7 * PAGE_SIZE);
-	is(entry(7 * PAGE_SIZE)->tag_w, TLB_NEVER, "a page not in the log yet is not fast for writes");
+	is(tag_w(7 * PAGE_SIZE), TLB_NEVER, "a page not in the log yet is not fast for writes");
 	is(lin_probe(v, 7 * PAGE_SIZE, 1, ACC_W), 0, "a probe");
 	ok(!memslot_page_dirty(s, (OLD >> 12) + 7), "does not log");
 	lin_write(v, 7 * PAGE_SIZE, &val, 1, 0);
 	ok(memslot_page_dirty(s, (OLD >> 12) + 7), "a write does");
-	is(entry(7 * PAGE_SIZE)->tag_w, 7 * PAGE_SIZE, "and makes it fast");
+	is(tag_w(7 * PAGE_SIZE), 7 * PAGE_SIZE, "and makes it fast");
 	ok(memslot_page_dirty(s, PT >> 12), "accessed and dirty bits dirty the page table's page");
 	mem_set_slot(&fake_vm.mem, 0, 0, 0, 0, RAM_SIZE, fake_ram);
 	mmu_flush_all(v);
@@ -259,9 +260,9 @@ static void write_tags(void)
 	v->csz = 4;
 	mmu_select_view(v);
 	at(ROM_GPA);
-	ok(entry(ROM_GPA)->tag_r == ROM_GPA && entry(ROM_GPA)->tag_w == TLB_NEVER, "ROM is fast for reads only");
+	ok(tag_r(ROM_GPA) == ROM_GPA && tag_w(ROM_GPA) == TLB_NEVER, "ROM is fast for reads only");
 	is(at(MMIO_GPA), 0xfe, "MMIO stops");
-	is(entry(MMIO_GPA)->tag_r, TLB_NEVER, "and is never fast");
+	is(tag_r(MMIO_GPA), TLB_NEVER, "and is never fast");
 	mmio_reset(v);
 	v->stop = CPU_RUN;
 }
