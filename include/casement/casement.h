@@ -115,7 +115,7 @@ int casement_sigaction(int sig, const struct sigaction *act, struct sigaction *o
 
 /**
  * casement_set_options() - options of the VMs created from now on
- * @list: "KEY=VALUE,KEY=VALUE,…"; doc/options.md lists them
+ * @list: "KEY=VALUE,KEY=VALUE,…"; doc/options.md lists them. Replaces what an earlier call gave.
  * @err, @n: on failure one line that says what is wrong and what is accepted; may be NULL, 0
  *
  * The environment variable CASEMENT_OPTS takes the same list, for programs that do not know this library. Both
@@ -124,6 +124,52 @@ int casement_sigaction(int sig, const struct sigaction *act, struct sigaction *o
  * Return: 0, or -1 with EINVAL: nothing was changed.
  */
 int casement_set_options(const char *list, char *err, size_t n);
+
+/**
+ * casement_get_option() - the value an option has in a VM now
+ * @vm: VM file descriptor
+ * @key: as in casement_set_options(); "notify-threshold" is the processor's internal constant
+ * @buf, @n: the value as text
+ *
+ * Return: its length, or -1 with errno: EBADF not a VM; ENOENT no such option; ERANGE @n is too small.
+ */
+int casement_get_option(int vm, const char *key, char *buf, size_t n);
+
+/**
+ * casement_change_option() - change an option of a running VM
+ * @vm: VM file descriptor
+ * @option: "notify-window=N" or "notify-threshold=N"; a vCPU sees it at its next event delivery
+ *
+ * Return: 0, or -1 with errno: EBADF not a VM; EINVAL another option, a bad value, or one laxer than the
+ * administrator allows.
+ */
+int casement_change_option(int vm, const char *option);
+
+enum casement_format { CASEMENT_JSON, CASEMENT_TEXT };
+
+/**
+ * casement_departures() - read what the engine did to a guest that the architecture does not say
+ * @vm: VM file descriptor
+ * @format: one JSON object a line (doc/departures.md), or one line of text
+ *
+ * The descriptor is the read end of a pipe, non-blocking, to be polled. Records that nobody has read wait in a ring
+ * of 1024; older ones are dropped, and the gap in "seq" shows it. There is one reader: a second call takes over.
+ *
+ * Return: a file descriptor, close-on-exec, or -1 with errno: EBADF not a VM; EMFILE, ENFILE, ENOMEM.
+ */
+int casement_departures(int vm, enum casement_format format);
+
+/**
+ * casement_inject() - fault injection
+ * @vm: VM file descriptor
+ * @what: one injection, or several joined by '+', see doc/injection.md:
+ *	"wedge:VCPU:TICKS", "wedge:VCPU:notify", "f00f:VCPU", "context-invalid:flag", "context-invalid:corrupt",
+ *	"nmi-unblock", "mce:VCPU[:STATUS]", "poison:GPA", "ioctl:NAME:ERRNO:N"
+ * @err, @err_size: on failure one line; may be NULL, 0
+ *
+ * Return: 0, or -1 with errno: EBADF not a VM; EINVAL not understood or no such vCPU.
+ */
+int casement_inject(int vm, const char *what, char *err, size_t err_size);
 
 /**
  * casement_is_ours() - is this descriptor one of the library's?

@@ -397,7 +397,9 @@ struct vcpu {
 	struct event inj;	/* event whose delivery was interrupted: deliver before anything else */
 	struct event pending;	/* exception user space queued as pending (not yet injected) */
 	u64 pending_db;		/* DR6 bits of traps to report at the next boundary */
-	u64 deliver_start;	/* crystal time at which the current windowless interval began; 0 = none */
+	u64 deliver_icount;	/* icount at the last delivery: still the same, no window has opened; ~0: one has */
+	u64 deliver_start;	/* crystal time of the windowless interval's start, kept by bus->no_window; 0 = none */
+	u32 deliver_rounds;	/* deliveries begun in it */
 
 	/* memory machinery */
 	struct tlb *tlb;
@@ -513,7 +515,8 @@ struct cpu_bus {
 	u64 (*tsc)(struct vcpu *v);
 	/* crystal clock now, in crystal ticks */
 	u64 (*crystal)(struct vcpu *v);
-	/* the processor left a delivery round without a window; true = stop with CPU_STOP_NOTIFY */
+	/* an event is to be delivered although no window has opened since the last delivery began, rounds deliveries
+	 * ago; true = stop with CPU_STOP_NOTIFY. v->inj is the event. */
 	bool (*no_window)(struct vcpu *v, u32 rounds);
 	/* second was raised while first was being delivered: an outside hypervisor that intercepts it may stop the vCPU
 	 * here (true, v->stop and v->internal set); first stays the event to deliver. May be NULL. */
@@ -636,6 +639,13 @@ static inline u64 cpu_insn_rip(const struct vcpu *v, const struct insn *i)
 static inline u64 cpu_next_rip(const struct vcpu *v, const struct insn *i)
 {
 	return v->page_rip + i->off + i->len;
+}
+
+/* An event window: the processor could have taken an interrupt. A retired instruction is one by itself. */
+static inline void cpu_window(struct vcpu *v)
+{
+	v->deliver_icount = ~0ull;
+	v->deliver_start = 0;
 }
 
 static inline bool cpu_has(const struct vcpu *v, enum feature f)

@@ -127,8 +127,13 @@ static void mark_external(struct vcpu *v)
 /* v->exc was raised while v->inj was being delivered: decide what is delivered next. */
 static int deliver_nested(struct vcpu *v)
 {
+	const struct cpu_bus *bus = v->vm->bus;
 	struct event next = v->exc;
 
+	if (bus->exc_intercept && bus->exc_intercept(v, &v->inj, &next)) {
+		v->exc.valid = false;
+		return OP_STOP;
+	}
 	switch (exc_combine(&v->inj, &next)) {
 	case EXC_SHUTDOWN:
 		v->inj.valid = false;
@@ -158,43 +163,64 @@ static void deliver_done(struct vcpu *v)
 	v->shadow = 0;
 }
 
-int cpu_deliver(struct vcpu *v)
+/*
+ * A windowless interval begins with a delivery and ends with the next retired instruction. What is delivered
+ * in between, in one call of cpu_deliver() or in several (a trap that delivery itself made pending, a
+ * handler that faults at its first byte), belongs to the same interval.
+ */
+static bool interval_over(struct vcpu *v)
 {
 	const struct cpu_bus *bus = v->vm->bus;
-	u32 rounds = 0;
+
+	if (v->deliver_icount != v->icount) {
+		v->deliver_icount = v->icount;
+		v->deliver_start = 0;
+		v->deliver_rounds = 0;
+		return false;
+	}
+	if (!bus->no_window || !bus->no_window(v, ++v->deliver_rounds))
+		return false;
+	v->stop = CPU_STOP_NOTIFY;
+	return true;
+}
+
+/* One attempt: OP_JUMP delivered; OP_STOP; 0 another event is to be delivered instead. */
+static int deliver_round(struct vcpu *v)
+{
 	int r;
 
-	if (!v->deliver_start && bus->crystal)
-		v->deliver_start = bus->crystal(v);
-	for (;;) {
+	if (v->guest_debug && debug_intercept(v, &v->inj)) {
+		v->inj.valid = false;
+		return OP_STOP;
+	}
+	event_apply_payload(v, &v->inj);
+	v->exc.valid = false;
+	r = deliver_event(v, &v->inj);
+	if (likely(r == OP_JUMP)) {
+		deliver_done(v);
+		return OP_JUMP;
+	}
+	return r == OP_EXC ? deliver_nested(v) : r;
+}
+
+int cpu_deliver(struct vcpu *v)
+{
+	bool first = true;
+	int r;
+
+	for (;; first = false) {
 		u32 req = atomic_load_explicit(&v->request, memory_order_acquire);
 
-		if (rounds && (req & ~(u32)(REQ_OWNER - 1))) {
+		if (!first && (req & ~(u32)(REQ_OWNER - 1))) {
 			v->stop = CPU_STOP_KICK;
 			return OP_STOP;
 		}
-		if (rounds && (req & (REQ_OWNER - 1) & ~(u32)REQ_EVENT))
+		if (!first && (req & (REQ_OWNER - 1) & ~(u32)REQ_EVENT))
 			return OP_AGAIN;
-		if (v->guest_debug && debug_intercept(v, &v->inj)) {
-			v->inj.valid = false;
+		if (interval_over(v))
 			return OP_STOP;
-		}
-		event_apply_payload(v, &v->inj);
-		v->exc.valid = false;
-		r = deliver_event(v, &v->inj);
-		if (likely(r == OP_JUMP)) {
-			deliver_done(v);
-			return OP_JUMP;
-		}
-		if (r != OP_EXC)
-			return r;
-		r = deliver_nested(v);
+		r = deliver_round(v);
 		if (r)
 			return r;
-		rounds++;
-		if (bus->no_window && bus->no_window(v, rounds)) {
-			v->stop = CPU_STOP_NOTIFY;
-			return OP_STOP;
-		}
 	}
 }

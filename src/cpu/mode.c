@@ -224,7 +224,7 @@ static void reset_events(struct vcpu *v)
 	v->nmi_count = 0;
 	v->exc.valid = v->inj.valid = v->pending.valid = false;
 	v->pending_db = 0;
-	v->deliver_start = 0;
+	cpu_window(v);
 	v->step_tf = false;
 	v->monitor_armed = false;
 	v->replay = false;

@@ -32,6 +32,10 @@ static void settle(struct vcpu *v, int res)
 		v->icount++;
 		v->rip = cpu_next_rip(v, i);
 		break;
+	case OP_AGAIN: /* between two iterations of a repeated instruction an interrupt can be taken */
+		cpu_window(v);
+		v->rip = v->insn_rip;
+		break;
 	default:
 		v->rip = v->insn_rip;
 		break;
@@ -81,6 +85,7 @@ static bool serve_requests(struct vcpu *v)
 static void queue_event(struct vcpu *v, u8 vector, u8 type)
 {
 	v->inj = (struct event){ .valid = true, .vector = vector, .type = type };
+	cpu_window(v);
 }
 
 static bool take_nmi(struct vcpu *v)
@@ -296,8 +301,33 @@ static bool complete(struct vcpu *v)
 	return wanted ? step(v, true) : true;
 }
 
+/*
+ * A kick in the middle of a delivery is the engine's doing, not a window of the guest's: the interval goes on
+ * after it, without the time spent outside. Any other stop is a VM exit.
+ */
+static void interval_hold(struct vcpu *v)
+{
+	const struct cpu_bus *bus = v->vm->bus;
+
+	if (v->stop == CPU_STOP_KICK && v->deliver_icount == v->icount) {
+		if (v->deliver_start)
+			v->deliver_start = bus->crystal(v) - v->deliver_start;
+	} else {
+		cpu_window(v);
+	}
+}
+
+static void interval_resume(struct vcpu *v)
+{
+	const struct cpu_bus *bus = v->vm->bus;
+
+	if (v->deliver_start)
+		v->deliver_start = bus->crystal(v) - v->deliver_start;
+}
+
 static void enter(struct vcpu *v)
 {
+	interval_resume(v);
 	v->stop = CPU_RUN;
 	if (!v->mmio.replay)
 		mmio_reset(v); /* the writes it held have been handed out */
@@ -309,6 +339,7 @@ static void enter(struct vcpu *v)
 static enum cpu_stop leave(struct vcpu *v)
 {
 	cpu_fp_spill(v);
+	interval_hold(v);
 	cpu_leave_guest(v);
 	return v->stop;
 }

@@ -41,7 +41,9 @@ void guard_init(struct guard *g, const struct guard_opts *opt, u32 vm)
 	g->opt = *opt;
 	g->ring.vm = vm;
 	g->notify_window = opt->notify_window;
-	g->notify = opt->notify_vmexit == NOTIFY_RUN || opt->notify_vmexit == NOTIFY_INTERNAL_ERROR;
+	g->notify_threshold = opt->notify_threshold;
+	g->notify = !opt->notify_forbidden &&
+		    (opt->notify_vmexit == NOTIFY_RUN || opt->notify_vmexit == NOTIFY_INTERNAL_ERROR);
 }
 
 void guard_vcpu_init(struct guard_vcpu *gv, struct guard *g, struct vcpu *v)

@@ -7,6 +7,8 @@
  * knows the policy: src/kvm puts the functions below into its table.
  */
 #pragma once
+#include <errno.h>
+
 #include "cpu/cpu.h"
 #include "guard/opts.h"
 #include "trace/departure.h"
@@ -17,14 +19,14 @@
  * @ring: departures
  * @notify: notify VM exits are on
  * @notify_user: the monitor wants to see each of them (KVM_X86_NOTIFY_VMEXIT_USER)
- * @notify_window: in crystal clocks, without the threshold
+ * @notify_window, @notify_threshold: in crystal clocks; may change while the VM runs
  */
 struct guard {
 	struct guard_opts opt;
 	struct departure_ring ring;
 	_Atomic bool notify;
 	bool notify_user;
-	_Atomic u32 notify_window;
+	_Atomic u32 notify_window, notify_threshold;
 };
 
 /**
@@ -32,15 +34,20 @@ struct guard {
  * @guard: its VM's
  * @v: its processor
  * @rounds: delivery rounds since creation; part of the virtual clock
- * @notify_rip, @notify_icount, @notify_repeats: where the last notify exit was, and how many there have been in a
- *	row without an instruction retired
+ * @notify_icount, @notify_repeats: when the last notify exit was, and how many there have been in a row without an
+ *	instruction retired
+ * @context_invalid: the last one said VM_CONTEXT_INVALID and nobody has written a new context since
+ * @inject_qual, @inject_corrupt: for the next one
  */
 struct guard_vcpu {
 	struct guard *guard;
 	struct vcpu *v;
 	_Atomic u64 rounds;
-	u64 notify_rip, notify_icount;
+	u64 notify_icount;
 	u32 notify_repeats;
+	bool context_invalid;
+	bool inject_corrupt;
+	u64 inject_qual;
 };
 
 static inline struct guard *guard_of(const struct vcpu *v) { return v->vm->guard; }
@@ -73,7 +80,39 @@ u64 guard_event_info(const struct event *e);
 
 /* ---- event windows (notify.c) ---------------------------------------------------------------------- */
 
+#define NOTIFY_EXIT_REASON 75
+/* Exit qualification [SDM3C "Exit Qualification for Instruction Timeouts"] */
+#define NOTIFY_QUAL_INVALID BIT(0)
+#define NOTIFY_QUAL_NMI_UNBLOCK BIT(12)
+
 /* cpu_bus.no_window */
 bool guard_no_window(struct vcpu *v, u32 rounds);
 /* cpu_bus.exc_intercept */
 bool guard_exc_intercept(struct vcpu *v, const struct event *first, const struct event *second);
+
+enum notify_verdict {
+	NOTIFY_VERDICT_RUN,	/* nothing for user space: enter the guest again */
+	NOTIFY_VERDICT_TELL,	/* KVM_EXIT_NOTIFY */
+	NOTIFY_VERDICT_ERROR,	/* KVM_EXIT_INTERNAL_ERROR, v->internal filled */
+};
+
+/**
+ * guard_notify_exit() - CPU_STOP_NOTIFY: what KVM's handler of exit reason 75 does
+ * @invalid: set to the qualification's VM_CONTEXT_INVALID
+ */
+enum notify_verdict guard_notify_exit(struct vcpu *v, bool *invalid);
+
+/* Does the host have notify VM exits, as far as these options go? */
+bool guard_notify_supported(const struct guard_opts *o);
+
+/**
+ * guard_notify_enable() - turn notify exits on; never off again
+ * @window: in crystal clocks
+ * @user: user space wants to see the exits
+ *
+ * Return: 0; -EINVAL: the administrator allows smaller windows only.
+ */
+int guard_notify_enable(struct guard *g, u32 window, bool user);
+
+/* Make a context that is as invalid as it is said to be. */
+void guard_corrupt(struct vcpu *v);

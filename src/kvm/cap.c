@@ -29,6 +29,11 @@ static long nr_vcpus(void)
 	return n < VCPU_MAX ? n : VCPU_MAX;
 }
 
+static bool has_notify(struct kvm_vm *vm)
+{
+	return vm ? guard_notify_supported(&vm->guard.opt) : options_notify();
+}
+
 long kvm_check_extension(struct kvm_vm *vm, u64 cap)
 {
 	switch (cap) {
@@ -121,6 +126,23 @@ static long set_masked32(u32 *field, u64 val, u64 valid)
 	return r;
 }
 
+/* In the kernel's order; once on it stays on. */
+static long enable_notify(struct kvm_vm *vm, u64 arg)
+{
+	u32 flags = (u32)arg, window = (u32)(arg >> 32);
+	long r = -EINVAL;
+
+	if ((flags & ~(u32)(KVM_X86_NOTIFY_VMEXIT_ENABLED | KVM_X86_NOTIFY_VMEXIT_USER)) || !has_notify(vm))
+		return -EINVAL;
+	if (!(flags & KVM_X86_NOTIFY_VMEXIT_ENABLED))
+		return -EINVAL;
+	pthread_mutex_lock(&vm->lock);
+	if (!vm->created_vcpus)
+		r = guard_notify_enable(&vm->guard, window, flags & KVM_X86_NOTIFY_VMEXIT_USER);
+	pthread_mutex_unlock(&vm->lock);
+	return r;
+}
+
 long vm_enable_cap(struct kvm_vm *vm, u64 arg, void *buf)
 {
 	const struct kvm_enable_cap *c = buf;
@@ -163,6 +185,8 @@ long vm_enable_cap(struct kvm_vm *vm, u64 arg, void *buf)
 		return 0;
 	case KVM_CAP_MAX_VCPU_ID:
 		return enable_max_vcpu_id(vm, a);
+	case KVM_CAP_X86_NOTIFY_VMEXIT:
+		return enable_notify(vm, a);
 	default:
 		return -EINVAL;
 	}

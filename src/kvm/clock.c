@@ -3,7 +3,8 @@
  * One clock per VM: the host's TSC, scaled (design rule 9).
  *
  * Guest TSC, crystal, kvmclock and the kernel's boot time are all functions of one host TSC value, so they never
- * disagree. A virtual clock would replace host_tsc() and nothing else.
+ * disagree. A virtual clock (clock=virtual) replaces host_tsc(&vm->clock): each retired instruction is a nanosecond, each
+ * delivery round without a window a tick of the crystal. The chips' timers stay with CLOCK_MONOTONIC.
  */
 #include "kvm/kvm.h"
 
@@ -15,10 +16,25 @@
 
 #define NSEC_PER_SEC 1000000000ull
 #define TSC_KHZ_MAX 0x7fffffffu
-#define CRYSTAL_KHZ 25000u /* CPUID leaf 15H */
 
-static u64 host_tsc(void)
+u64 clock_virtual_ns(const struct kvm_clock *c)
 {
+	u32 n = c->machine->nvcpus;
+	u64 ns = 0, rounds = 0;
+
+	for (u32 i = 0; i < n; i++) {
+		const struct vcpu *v = c->machine->vcpu[i];
+
+		ns += *(const volatile u64 *)&v->icount;
+		rounds += v->guard->rounds;
+	}
+	return ns + mul_div(rounds, NSEC_PER_SEC, c->crystal_hz);
+}
+
+static u64 host_tsc(const struct kvm_clock *c)
+{
+	if (c->machine)
+		return c->base_tsc + mul_div(clock_virtual_ns(c), c->khz, 1000000);
 	return base_rdtsc();
 }
 
@@ -31,10 +47,12 @@ static u64 now_ns(clockid_t clock)
 	return (u64)ts.tv_sec * NSEC_PER_SEC + (u64)ts.tv_nsec;
 }
 
-void clock_init(struct kvm_clock *c)
+void clock_init(struct kvm_clock *c, const struct machine *m)
 {
+	c->machine = m->guard->opt.clock == CLOCK_VIRTUAL ? m : NULL;
+	c->crystal_hz = m->guard->opt.crystal;
 	c->khz = c->default_khz = base_tsc_khz();
-	c->base_tsc = host_tsc();
+	c->base_tsc = base_rdtsc();
 	c->base_ns = now_ns(CLOCK_BOOTTIME);
 	c->offset = -(s64)c->base_ns;
 	pthread_mutex_init(&c->lock, NULL);
@@ -47,7 +65,7 @@ u64 clock_boot_ns(const struct kvm_clock *c, u64 tsc)
 
 u64 clock_kvmclock_ns(const struct kvm_clock *c)
 {
-	return clock_boot_ns(c, host_tsc()) + (u64)c->offset;
+	return clock_boot_ns(c, host_tsc(c)) + (u64)c->offset;
 }
 
 u64 clock_scale_tsc(const struct kvm_vcpu *k, u64 tsc)
@@ -59,7 +77,7 @@ u64 clock_scale_tsc(const struct kvm_vcpu *k, u64 tsc)
 
 u64 clock_bus_tsc(struct vcpu *v)
 {
-	return clock_scale_tsc(kvm_of(v), host_tsc());
+	return clock_scale_tsc(kvm_of(v), host_tsc(&kvm_vm_of(v)->clock));
 }
 
 u64 clock_guest_tsc(struct vcpu *v)
@@ -71,7 +89,7 @@ u64 clock_bus_crystal(struct vcpu *v)
 {
 	const struct kvm_clock *c = &kvm_vm_of(v)->clock;
 
-	return mul_div(host_tsc() - c->base_tsc, CRYSTAL_KHZ, c->khz);
+	return mul_div(host_tsc(c) - c->base_tsc, c->crystal_hz, (u64)c->khz * 1000);
 }
 
 u32 clock_tsc_khz(struct vcpu *v)
@@ -118,7 +136,7 @@ static void write_offset(struct kvm_vcpu *k, u64 offset, u64 tsc, u64 ns, bool m
 void clock_sync_tsc(struct kvm_vcpu *k, u64 val)
 {
 	struct kvm_clock *c = &k->vm->clock;
-	u64 host = host_tsc(), offset, ns, expected, hz = (u64)k->tsc_khz * 1000;
+	u64 host = host_tsc(c), offset, ns, expected, hz = (u64)k->tsc_khz * 1000;
 	bool matched;
 
 	pthread_mutex_lock(&c->lock);
@@ -136,7 +154,7 @@ void clock_sync_tsc(struct kvm_vcpu *k, u64 val)
 void clock_sync_offset(struct kvm_vcpu *k, u64 offset)
 {
 	struct kvm_clock *c = &k->vm->clock;
-	u64 host = host_tsc();
+	u64 host = host_tsc(c);
 
 	pthread_mutex_lock(&c->lock);
 	write_offset(k, offset, clock_scale_tsc(k, host) + offset, clock_boot_ns(c, host),
@@ -185,7 +203,7 @@ long vm_get_clock(struct kvm_vm *vm, u64 arg, void *buf)
 {
 	struct kvm_clock_data *d = buf;
 
-	d->host_tsc = host_tsc();
+	d->host_tsc = host_tsc(&vm->clock);
 	d->realtime = now_ns(CLOCK_REALTIME);
 	d->clock = clock_boot_ns(&vm->clock, d->host_tsc) + (u64)vm->clock.offset;
 	d->flags = KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC;
@@ -202,7 +220,7 @@ long vm_set_clock(struct kvm_vm *vm, u64 arg, void *buf)
 	if ((d->flags & KVM_CLOCK_REALTIME) && real > d->realtime)
 		d->clock += real - d->realtime; /* never backwards */
 	pthread_mutex_lock(&vm->slots_lock);
-	vm->clock.offset = (s64)(d->clock - clock_boot_ns(&vm->clock, host_tsc()));
+	vm->clock.offset = (s64)(d->clock - clock_boot_ns(&vm->clock, host_tsc(&vm->clock)));
 	for (u32 i = 0; i < vm->m.nvcpus; i++)
 		kvm_of(vm->m.vcpu[i])->clock_update = true;
 	vm_request_all(vm, REQ_KVM);

@@ -5,6 +5,7 @@
 #include "kvm/kvm.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 
 /* ---- one function per kind of exit: 0 exit, 1 go on ------------------------------------------------------- */
@@ -131,6 +132,8 @@ static int exit_internal(struct kvm_vcpu *k)
 		return 0;
 	}
 	run->internal.ndata = n;
+	if (n == 4) /* the kernel's last item: where the vCPU last ran */
+		v->internal.data[3] = (u64)(u32)sched_getcpu();
 	for (u32 i = 0; i < n; i++)
 		run->internal.data[i] = v->internal.data[i];
 	return 0;
@@ -145,9 +148,19 @@ static int exit_window(struct kvm_vcpu *k)
 
 static int exit_notify(struct kvm_vcpu *k)
 {
-	k->run->notify.flags = 0;
+	bool invalid;
+
 	STAT_INC(k, notify_window_exits);
-	return 0;
+	switch (guard_notify_exit(k->v, &invalid)) {
+	case NOTIFY_VERDICT_TELL:
+		k->run->notify.flags = invalid ? KVM_NOTIFY_CONTEXT_INVALID : 0;
+		return 0;
+	case NOTIFY_VERDICT_ERROR:
+		k->run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
+		return exit_internal(k);
+	default:
+		return 1;
+	}
 }
 
 static const struct exit_row {

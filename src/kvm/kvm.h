@@ -30,6 +30,8 @@
 int options_load(void);
 /* Containment of a new VM, with the options as they are now. */
 int options_for_vm(struct guard *g);
+/* Would a VM made now have notify exits? */
+bool options_notify(void);
 /* casement_set_options() */
 int options_set(const char *list, char *err, size_t n);
 
@@ -51,6 +53,8 @@ struct kvm_vcpu_stat {
 
 /**
  * struct kvm_clock - one VM's sources of time
+ * @machine: for a virtual clock, whose vCPUs make the time; NULL: the host's TSC does
+ * @crystal_hz: of the crystal clock
  * @khz: host TSC frequency
  * @default_khz: guest TSC frequency of vCPUs created from now on
  * @base_tsc, @base_ns: host TSC and CLOCK_BOOTTIME read at one moment
@@ -59,12 +63,41 @@ struct kvm_vcpu_stat {
  * @cur_*, @last_*: write synchronization of guest TSCs, as kvm_synchronize_tsc() keeps it
  */
 struct kvm_clock {
+	const struct machine *machine;
+	u32 crystal_hz;
 	u32 khz, default_khz;
 	u64 base_tsc, base_ns;
 	s64 offset;
 	pthread_mutex_t lock;
 	u64 last_write_ns, last_write, last_khz, last_offset;
 	u64 cur_ns, cur_write, cur_offset;
+};
+
+/**
+ * struct service_watch - a descriptor the service thread polls
+ * @events: EPOLL*; 0 is EPOLLIN
+ * @fn: called on the service thread when @fd is ready
+ */
+struct service_watch {
+	int fd;
+	u32 events;
+	void (*fn)(struct service_watch *w);
+};
+
+/**
+ * struct departures - where a VM's departures go (departures.c)
+ * @event: eventfd that says there are some
+ * @out: the pipe, watched while it is full
+ * @file, @pipe: -1: none
+ * @line, @line_len: what the full pipe did not take
+ */
+struct departures {
+	pthread_mutex_t lock;
+	struct service_watch event, out;
+	bool out_armed, text;
+	int file, pipe;
+	u32 line_len;
+	char line[DEPARTURE_LINE];
 };
 
 /* ---- VM ---------------------------------------------------------------------------------------- */
@@ -103,6 +136,7 @@ struct kvm_vm {
 	struct irqfd *irqfds;
 	struct resampler *resamplers;
 	struct kvm_clock clock;
+	struct departures departures;
 	struct kvm_vm_stat *stat;
 	u64 wall_clock;		/* MSR_KVM_WALL_CLOCK */
 	int owner_tgid;
@@ -222,7 +256,9 @@ extern _Thread_local bool msr_by_host; /* the MSR access under way is KVM_GET/SE
 
 /* ---- clocks (clock.c, pvclock.c) ---------------------------------------------------------------------- */
 
-void clock_init(struct kvm_clock *c);
+void clock_init(struct kvm_clock *c, const struct machine *m);
+/* Nanoseconds of a virtual clock. */
+u64 clock_virtual_ns(const struct kvm_clock *c);
 void clock_vcpu_init(struct kvm_vcpu *k);
 int clock_set_tsc_khz(struct kvm_vcpu *k, u32 khz);
 /* Guest TSC before tsc_offset at host TSC value. */
@@ -264,19 +300,20 @@ void irqfd_destroy_all(struct kvm_vm *vm);
 
 /* ---- the service thread (service.c) --------------------------------------------------------------------- */
 
-/**
- * struct service_watch - a descriptor the service thread polls for reading
- * @fn: called on the service thread when @fd is readable
- */
-struct service_watch {
-	int fd;
-	void (*fn)(struct service_watch *w);
-};
 int service_start(void);
 void service_forked(void); /* in the child: its threads are gone */
 int service_add(struct service_watch *w);	/* 0 or -errno */
 void service_del(struct service_watch *w);	/* on return @fn does not run and will not */
 struct irq_timerq *service_timerq(void);
+
+/* ---- departures.c ----------------------------------------------------------------------------------------- */
+
+int departures_init(struct kvm_vm *vm);
+void departures_destroy(struct kvm_vm *vm);
+/* Write down what is in the ring, and bring the statistics up to date. */
+void departures_drain(struct kvm_vm *vm);
+/* Read end of a pipe, or -errno. */
+int departures_pipe(struct kvm_vm *vm, bool text);
 
 /* ---- stats.c ---------------------------------------------------------------------------------------------- */
 

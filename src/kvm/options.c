@@ -16,7 +16,7 @@ static struct {
 	bool loaded;
 	int error;
 	u32 vms;
-	struct guard_opts opt;
+	struct guard_opts base, opt;	/* of the host and the environment; with the program's */
 } options = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 /* For tests; a program with more rights than its caller takes the administrator's file only. */
@@ -31,15 +31,16 @@ static int load(void)
 	char err[1024];
 	int r;
 
-	guard_opts_default(&options.opt);
-	r = guard_opts_file(&options.opt, admin_file(), err, sizeof(err));
+	guard_opts_default(&options.base);
+	r = guard_opts_file(&options.base, admin_file(), err, sizeof(err));
 	if (r) {
 		fprintf(stderr, "casement: %s\n", err);
 		return r;
 	}
-	r = env ? guard_opts_parse(&options.opt, env, OPTS_USER, err, sizeof(err)) : 0;
+	r = env ? guard_opts_parse(&options.base, env, OPTS_USER, err, sizeof(err)) : 0;
 	if (r)
 		fprintf(stderr, "casement: CASEMENT_OPTS: %s\n", err);
+	options.opt = options.base;
 	return r;
 }
 
@@ -64,19 +65,28 @@ int options_load(void)
 
 int options_set(const char *list, char *err, size_t n)
 {
+	struct guard_opts next;
 	char why[1024];
 	int r;
 
 	pthread_mutex_lock(&options.lock);
 	r = load_locked();
+	next = options.base;
 	if (!r)
-		r = guard_opts_parse(&options.opt, list, OPTS_USER, why, sizeof(why));
+		r = guard_opts_parse(&next, list, OPTS_USER, why, sizeof(why));
 	else
 		snprintf(why, sizeof(why), "/etc/casement/opts or CASEMENT_OPTS is wrong");
+	if (!r)
+		options.opt = next;
 	pthread_mutex_unlock(&options.lock);
 	if (r && err && n)
 		snprintf(err, n, "%s", why);
 	return r;
+}
+
+bool options_notify(void)
+{
+	return !options_load() && guard_notify_supported(&options.opt);
 }
 
 int options_for_vm(struct guard *g)

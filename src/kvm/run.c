@@ -341,6 +341,7 @@ long vcpu_run(struct kvm_vcpu *k)
 	r = run_guest(k);
 	sync_out(k);
 	save_run(k);
+	departures_drain(k->vm);
 	if (masked)
 		leave_mask(old);
 	signal_self.running = NULL;

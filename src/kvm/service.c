@@ -86,7 +86,7 @@ static void *service_main(void *arg)
 
 static int add(struct service_watch *w)
 {
-	struct epoll_event ev = { .events = EPOLLIN, .data.ptr = w };
+	struct epoll_event ev = { .events = w->events ?: EPOLLIN, .data.ptr = w };
 
 	return (int)sys_call(SYS_epoll_ctl, service.epoll, EPOLL_CTL_ADD, w->fd, &ev);
 }
@@ -119,8 +119,8 @@ static int start(void)
 	service.wake = (int)sys_call(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (service.epoll < 0 || service.timer < 0 || service.wake < 0)
 		return -EMFILE;
-	service.timer_watch = (struct service_watch){ service.timer, timer_fired };
-	service.wake_watch = (struct service_watch){ service.wake, woken };
+	service.timer_watch = (struct service_watch){ .fd = service.timer, .fn = timer_fired };
+	service.wake_watch = (struct service_watch){ .fd = service.wake, .fn = woken };
 	irq_timerq_init(&service.timers, timer_notify, NULL);
 	r = add(&service.timer_watch);
 	if (!r)

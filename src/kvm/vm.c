@@ -68,6 +68,8 @@ static void vm_destroy(struct kvm_vm *vm)
 		sys_munmap(vm->ring, PAGE_SIZE);
 	if (vm->ring_fd >= 0)
 		sys_close(vm->ring_fd);
+	if (vm->stat)
+		departures_destroy(vm);
 	stats_free(vm->stat);
 	pthread_mutex_destroy(&vm->lock);
 	pthread_mutex_destroy(&vm->slots_lock);
@@ -98,8 +100,10 @@ static int vm_init(struct kvm_vm *vm)
 	if (r)
 		return r;
 	vm->m.guard = &vm->guard;
-	clock_init(&vm->clock);
+	clock_init(&vm->clock, &vm->m);
 	r = stats_alloc(sizeof(*vm->stat), (void **)&vm->stat);
+	if (!r)
+		r = departures_init(vm);
 	if (!r)
 		r = iobus_init(vm);
 	if (!r)

@@ -49,6 +49,7 @@ struct departure {
 };
 #define DEPARTURE_NO_VCPU (~0u)
 #define DEPARTURE_RING 1024u
+#define DEPARTURE_LINE 512 /* longest line of either writer */
 
 struct departure_slot {
 	_Atomic u64 state; /* 2 * seq + 1 while being written, 2 * seq + 2 when complete */

@@ -11,6 +11,8 @@ static int software_event(struct vcpu *v, const struct insn *i, u8 vector, enum 
 {
 	v->rip = insn_rip(v, i);
 	v->inj = (struct event){ .valid = true, .vector = vector, .type = (u8)type, .insn_len = i->len };
+	if (i->seq)
+		cpu_window(v); /* instructions of this trace, not counted yet */
 	return leave_at_rip(v, i, cpu_deliver(v));
 }
 

@@ -1,0 +1,7 @@
+/* SPDX-License-Identifier: MIT */
+#include "vm.h"
+
+int main(void)
+{
+	return done_testing();
+}

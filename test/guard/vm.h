@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Guests of containment's tests: the board of `casement lab`, met through libcasement's API, and the attacks that
+ * several tests need. One board at a time: fresh("KEY=VALUE,…") makes it, gone() takes it apart.
+ */
+#pragma once
+#include "tap.h"
+
+#include <pthread.h>
+
+#include "casement/casement.h"
+#include "vmm/lab/board.h"
+
+static struct board b;
+
+__attribute__((unused)) static void set_options(const char *options)
+{
+	char err[1024];
+
+	if (casement_set_options(options, err, sizeof(err)))
+		bail_out(err);
+}
+
+/* A VM without vCPUs. */
+__attribute__((unused)) static void fresh(const char *options)
+{
+	set_options(options);
+	if (board_create(&b, kvm_call_find("casement")))
+		bail_out("no VM");
+}
+
+__attribute__((unused)) static void gone(void)
+{
+	board_destroy(&b);
+}
+
+__attribute__((unused)) static int new_cpu(enum board_mode mode)
+{
+	int cpu = board_cpu(&b, mode);
+
+	if (cpu < 0)
+		bail_out("no vCPU");
+	return cpu;
+}
+
+__attribute__((unused)) static int enable_notify(u32 window, u32 flags)
+{
+	return board_enable_cap(&b, KVM_CAP_X86_NOTIFY_VMEXIT, (u64)window << 32 | flags);
+}
+#define NOTIFY_ON KVM_X86_NOTIFY_VMEXIT_ENABLED
+#define NOTIFY_ON_USER (KVM_X86_NOTIFY_VMEXIT_ENABLED | KVM_X86_NOTIFY_VMEXIT_USER)
+
+__attribute__((unused)) static u64 rip(int cpu)
+{
+	struct kvm_regs r;
+
+	board_get_regs(&b, cpu, &r);
+	return r.rip;
+}
+
+__attribute__((unused)) static struct kvm_vcpu_events events(int cpu)
+{
+	struct kvm_vcpu_events e;
+
+	board_cpu_ioctl(&b, cpu, KVM_GET_VCPU_EVENTS, &e);
+	return e;
+}
+
+/* ---- statistics ----------------------------------------------------------------------------------- */
+
+/* A counter of a VM's (cpu < 0) or vCPU's binary statistics; bucket n. */
+__attribute__((unused)) static u64 stat_of(int cpu, const char *name, unsigned int n)
+{
+	int fd = cpu < 0 ? board_ioctl(&b, KVM_GET_STATS_FD, NULL) : board_cpu_ioctl(&b, cpu, KVM_GET_STATS_FD, NULL);
+	struct kvm_stats_header h;
+	u64 val = ~0ull;
+	struct {
+		struct kvm_stats_desc d;
+		char name[48];
+	} d;
+
+	if (fd < 0 || pread(fd, &h, sizeof(h), 0) != sizeof(h))
+		return val;
+	for (u32 i = 0; i < h.num_desc; i++) {
+		pread(fd, &d, sizeof(d), h.desc_offset + (off_t)(i * sizeof(d)));
+		if (!strcmp(d.d.name, name))
+			pread(fd, &val, 8, (off_t)(h.data_offset + d.d.offset + n * 8));
+	}
+	casement_close(fd);
+	return val;
+}
+
+/* ---- departures --------------------------------------------------------------------------------------- */
+
+/* Lines that are there now; kinds in order, "a b c". */
+__attribute__((unused)) static void departures(int fd, char *buf, size_t n)
+{
+	long got, at = 0;
+
+	while ((got = read(fd, buf + at, n - 1 - (size_t)at)) > 0)
+		at += got;
+	buf[at] = 0;
+}
+
+__attribute__((unused)) static void kinds(const char *lines, char *out, size_t n)
+{
+	size_t at = 0;
+
+	out[0] = 0;
+	for (const char *p = lines; (p = strstr(p, "\"kind\":\"")); ) {
+		p += 8;
+		at += (size_t)snprintf(out + at, n - at, "%s%.*s", at ? " " : "", (int)strcspn(p, "\""), p);
+	}
+}
+
+/* ---- attacks --------------------------------------------------------------------------------------------- */
+
+/* Ring 3, alignment checks, a misaligned stack. */
+BOARD_ASM(ac_trigger, 32, "mov 0x30001, %eax; 1: jmp 1b");
+/* Touch the #DB gate. */
+BOARD_ASM(db_trigger, 64, "mov 0x2010, %rax; mov $0xdb, %al; out %al, $0xf4; 1: jmp 1b");
+
+/* CVE-2015-5307: the #AC handler runs in ring 3 on the misaligned stack that faulted. */
+__attribute__((unused)) static int ac_loop(void)
+{
+	int cpu = new_cpu(BOARD_PROT32);
+
+	board_code(&b, cpu, ac_trigger);
+	board_user(&b, cpu);
+	board_gate(&b, BOARD_PROT32, 17, SEL_CODE3, BOARD_HANDLERS + 17 * 16, GATE_INT32, 0, 0);
+	board_cr0(&b, cpu, 1 << 18);
+	board_flags(&b, cpu, 1 << 18);
+	board_stack(&b, cpu, BOARD_STACK3 - 3);
+	return cpu;
+}
+
+/* CVE-2015-8104: a breakpoint on the #DB gate, a stack that is always the same. */
+__attribute__((unused)) static int db_loop(void)
+{
+	int cpu = new_cpu(BOARD_LONG64);
+
+	board_code(&b, cpu, db_trigger);
+	board_gate(&b, BOARD_LONG64, 1, SEL_CODE0_64, BOARD_HANDLERS + 16, GATE_INT32, 0, 1);
+	board_watch(&b, cpu, 0, BOARD_IDT + 16, 3, 8);
+	return cpu;
+}
