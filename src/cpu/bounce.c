@@ -9,8 +9,6 @@
  */
 #include "cpu/tlb.h"
 
-#define CACHE_LINE 64u
-
 static void *give_up(struct vcpu *v, int res)
 {
 	v->scratch[7] = (u64)res;
@@ -22,15 +20,11 @@ void cpu_mem_abort(struct vcpu *v)
 	struct bounce *b = &v->bounce;
 
 	b->active = BOUNCE_NONE;
+	b->bus_lock = false;
 	if (b->locked_pause) {
 		b->locked_pause = false;
 		vm_resume(v->vm, v, 0);
 	}
-}
-
-static bool split(gva_t la, unsigned int size)
-{
-	return (la & (CACHE_LINE - 1)) + size > CACHE_LINE;
 }
 
 /*
@@ -92,10 +86,42 @@ static void *direct(struct vcpu *v, gva_t la, u32 acc)
 
 	if (acc & ACC_W) {
 		piece_dirty(v, la, p, acc);
-		if (memslot_code_users(p->slot, memslot_page(p->slot, p->gpa)) || mmu_checked(v))
+		if (memslot_code_users(p->slot, memslot_page(p->slot, p->gpa)) || mmu_checked(v) || b->bus_lock)
 			b->active = BOUNCE_DIRECT;
 	}
 	return p->host;
+}
+
+int lock_check(struct vcpu *v, gva_t la, unsigned int size, const struct mem_piece *p, unsigned int n,
+	       unsigned int *kind)
+{
+	*kind = LOCK_KINDS;
+	if (lock_splits(la, size))
+		*kind = LOCK_SPLIT;
+	for (unsigned int i = 0; i < n && *kind == LOCK_KINDS; i++)
+		if (!p[i].host || cpu_uncached(v, p[i].gpa, p[i].bits))
+			*kind = LOCK_UC;
+	return *kind == LOCK_KINDS ? 0 : cpu_lock_ask(v, (enum lock_kind)*kind, la, size);
+}
+
+/*
+ * A locked operand whose pieces are known. Nobody is paused while the outside is asked; what the translation found
+ * is good only until another vCPU may run, so a split one is translated again after the pause.
+ */
+static int lock_begin(struct vcpu *v, gva_t la, unsigned int size, u32 acc, unsigned int *n)
+{
+	struct bounce *b = &v->bounce;
+	unsigned int kind;
+	int res = lock_check(v, la, size, b->piece, *n, &kind);
+
+	if (res || kind == LOCK_KINDS)
+		return res;
+	b->bus_lock = true;
+	if (kind == LOCK_UC)
+		return 0;
+	vm_pause(v->vm, v);
+	b->locked_pause = true;
+	return mem_map(v, la, size, acc, b->piece, n);
 }
 
 static void *begin_slow(struct vcpu *v, gva_t la, unsigned int size, u32 acc)
@@ -110,12 +136,9 @@ static void *begin_slow(struct vcpu *v, gva_t la, unsigned int size, u32 acc)
 		res = mem_check(v, la, size, acc);
 	if (res)
 		return give_up(v, res);
-	if ((acc & ACC_LOCK) && split(la, size)) {
-		/* Before translating: what a translation finds is good only until another vCPU may run. */
-		vm_pause(v->vm, v);
-		b->locked_pause = true;
-	}
 	res = mem_map(v, la, size, acc, b->piece, &n);
+	if (!res && (acc & ACC_LOCK))
+		res = lock_begin(v, la, size, acc, &n);
 	if (res) {
 		cpu_mem_abort(v);
 		return give_up(v, res);
@@ -130,7 +153,7 @@ void *lin_mem_begin(struct vcpu *v, gva_t la, unsigned int size, u32 acc)
 {
 	const struct tlb_entry *e = l1_slot(l1_view(v, acc), la, acc);
 
-	if (l1_hit(e, la, size) && likely(!(acc & ACC_LOCK) || !split(la, size)))
+	if (l1_hit(e, la, size) && likely(!(acc & ACC_LOCK) || (!lock_splits(la, size) && !l1_uc(v, la, acc))))
 		return l1_ptr(e, la);
 	return begin_slow(v, la, size, acc);
 }
@@ -163,6 +186,8 @@ int cpu_mem_commit(struct vcpu *v)
 			src += b->piece[i].len;
 		}
 	}
+	if (b->bus_lock && !res)
+		cpu_bus_locked(v);
 	cpu_mem_abort(v);
 	if (unlikely(res))
 		return res;

@@ -72,6 +72,11 @@
 #define FLAG_VIP BIT(20)
 #define FLAG_ID BIT(21)
 
+#define DEBUGCTL_BUS_LOCK BIT(2)	/* #DB after a bus lock above CPL 0 */
+#define TEST_CTRL_UC_LOCK BIT(28)
+#define TEST_CTRL_SPLIT_LOCK BIT(29)
+#define CORE_CAP_UC_LOCK BIT(4)
+#define CORE_CAP_SPLIT_LOCK BIT(5)
 #define DR6_TRAP_BITS 0xfull
 #define DR6_BLD BIT(11)	/* active low */
 #define DR6_BD BIT(13)
@@ -137,12 +142,13 @@ struct dtable {
  * @CPU_STOP_IRQ_WINDOW: interrupt window open and user space asked to be told
  * @CPU_STOP_INIT: INIT received
  * @CPU_STOP_SET_TPR: MOV to CR8 that user space asked to see
+ * @CPU_STOP_LOCK: cpu_bus.lock stopped a locked instruction before its access
  */
 enum cpu_stop {
 	CPU_RUN, CPU_STOP_KICK, CPU_STOP_HLT, CPU_STOP_MWAIT, CPU_STOP_PIO, CPU_STOP_MMIO,
 	CPU_STOP_RDMSR, CPU_STOP_WRMSR, CPU_STOP_SHUTDOWN, CPU_STOP_DEBUG, CPU_STOP_HYPERCALL,
 	CPU_STOP_INTERNAL, CPU_STOP_EFAULT, CPU_STOP_NOTIFY, CPU_STOP_BUS_LOCK,
-	CPU_STOP_IRQ_WINDOW, CPU_STOP_INIT, CPU_STOP_SET_TPR,
+	CPU_STOP_IRQ_WINDOW, CPU_STOP_INIT, CPU_STOP_SET_TPR, CPU_STOP_LOCK,
 };
 
 /**
@@ -228,7 +234,7 @@ struct tlb_entry {
  * @r: for reads
  * @w: for writes: page dirty, writable, not code, not being logged, not watched. An array of its own, or a
  *	copy between pages of equal index would never hit
- * @gpa: guest-physical page address | global in bit 3 | memory type in bits 2:0, for @r and @w
+ * @gpa: guest-physical page address | TLB_GLOBAL | TLB_UC, for @r and @w
  * @used: bit n: chunk n of @r, @w may hold entries
  */
 struct tlb_l1 {
@@ -238,6 +244,8 @@ struct tlb_l1 {
 	u32 used[2];
 };
 _Static_assert(TLB_ENTRIES / TLB_CHUNK == 32, "a word has a bit for each chunk");
+#define TLB_GLOBAL BIT(3)
+#define TLB_UC BIT(4)	/* not write-back: a locked access is a bus lock */
 #define TLB_NEVER 0x7ff0000000000000ull /* canonical addresses are never near it */
 
 struct tlb; /* second level, private to tlb.h */
@@ -310,6 +318,7 @@ struct bounce {
 	u32 size;
 	u32 acc;
 	bool locked_pause; /* the other vCPUs are paused until commit */
+	bool bus_lock;	/* tell at commit that a bus lock was performed */
 	u8 npieces;
 	gva_t la;
 	u8 *ptr;
@@ -365,6 +374,7 @@ struct vcpu {
 	u16 aflags;	/* SF ZF AF PF CF as LAHF leaves them in bits 15:8, OF in bit 0 */
 	u8 fp_live;	/* enum fp_live: guest vector state is in host registers; 0 it is not */
 	u8 fp_ok;	/* CR0.TS = EM = 0: x87/SSE may execute; recomputed by cpu_mode_update() */
+	u8 tlb_uc;	/* the first-level TLB may hold TLB_UC entries: locked instructions ask C */
 	_Atomic u32 request;
 	struct tlb_l1 *dtlb; /* the current view */
 	u64 fs_base_copy, gs_base_copy; /* of seg[], for emitted code; kept by seg code */
@@ -397,6 +407,8 @@ struct vcpu {
 	struct event inj;	/* event whose delivery was interrupted: deliver before anything else */
 	struct event pending;	/* exception user space queued as pending (not yet injected) */
 	u64 pending_db;		/* DR6 bits of traps to report at the next boundary */
+	u8 bus_lock;	/* enum bus_lock of the current instruction, until the boundary after it */
+	bool mtrr_mixed; /* MTRRs say something else than write-back somewhere */
 	u64 deliver_icount;	/* icount at the last delivery: still the same, no window has opened; ~0: one has */
 	u64 deliver_start;	/* crystal time of the windowless interval's start, kept by bus->no_window; 0 = none */
 	u32 deliver_rounds;	/* deliveries begun in it */
@@ -472,11 +484,12 @@ enum vcpu_mode { VCPU_OUTSIDE, VCPU_IN_GUEST, VCPU_PAUSED };
 /**
  * enum lock_answer - what becomes of a bus lock
  * @LOCK_RUN: it is performed, with the other vCPUs paused
- * @LOCK_AC: the instruction gets #AC(0)
+ * @LOCK_AC: the instruction gets the exception of split-lock or UC-lock detection
  * @LOCK_STOP: v->stop is set; the instruction was not executed
  */
 enum lock_answer { LOCK_RUN, LOCK_AC, LOCK_STOP };
 enum lock_kind { LOCK_SPLIT, LOCK_UC };
+enum bus_lock { BUS_LOCK_DONE = 1, BUS_LOCK_TRAP = 2 /* #DB after the instruction */ };
 
 /**
  * struct cpu_bus - what the processor asks of its surroundings; filled by src/kvm and src/irq
@@ -522,8 +535,12 @@ struct cpu_bus {
 	 * here (true, v->stop and v->internal set); first stays the event to deliver. May be NULL. */
 	bool (*exc_intercept)(struct vcpu *v, const struct event *first, const struct event *second);
 	/* a lock that would reach the bus: a split one, or one in memory that is not write-back. Asked before the
-	 * access, with nothing committed. May be NULL: LOCK_RUN. */
+	 * access, with nothing committed. May be NULL: what MSR_TEST_CTRL says. */
 	enum lock_answer (*lock)(struct vcpu *v, enum lock_kind kind, gva_t la, u32 size);
+	/* the guest writes MSR_TEST_CTRL; false = #GP(0). May be NULL. */
+	bool (*test_ctrl)(struct vcpu *v, u64 val);
+	/* the instruction just retired performed a bus lock; true = stop with CPU_STOP_BUS_LOCK. May be NULL. */
+	bool (*bus_locked)(struct vcpu *v);
 	void (*eoi_broadcast)(struct vcpu *v, u8 vector);
 	/* INVD/WBINVD, PAUSE loops, statistics: may be NULL */
 	void (*pause_hint)(struct vcpu *v);
@@ -771,5 +788,18 @@ u32 cpuid_signature(const struct vcpu *v);
 const u32 *msr_list(bool feature, u32 *n);
 /* Value of a feature MSR without a vCPU (KVM_GET_MSRS on the system fd): 0 or -EINVAL. */
 int msr_feature(u32 index, u64 *val);
+
+/* ---- bus locks (lock.c) ------------------------------------------------------------------------------ */
+
+/* What the guest's own MSR_TEST_CTRL asks for: LOCK_AC or LOCK_RUN. */
+enum lock_answer cpu_lock_detect(const struct vcpu *v, enum lock_kind kind);
+/* May this bus lock be performed? 0, or OP_EXC / OP_STOP. */
+int cpu_lock_ask(struct vcpu *v, enum lock_kind kind, gva_t la, u32 size);
+/* The current instruction has performed one. */
+void cpu_bus_locked(struct vcpu *v);
+/* At the boundary while v->bus_lock is set: true, v->stop is set. */
+bool cpu_bus_lock_boundary(struct vcpu *v);
+/* MTRRs changed. */
+void cpu_mtrr_update(struct vcpu *v);
 
 #include "cpu/mmu.h"

@@ -106,8 +106,9 @@ void event_apply_payload(struct vcpu *v, struct event *ev)
 	} else if (ev->vector == EXC_DB) {
 		u64 bits = ev->payload & (DR6_TRAP_BITS | DR6_BD | DR6_BS | DR6_BT | DR6_BLD | DR6_RTM);
 
-		v->dr6 = (v->dr6 & ~DR6_TRAP_BITS) | DR6_BLD | DR6_RTM | bits;
-		v->dr6 ^= bits & (DR6_BLD | DR6_RTM);
+		v->dr6 = ((v->dr6 & ~DR6_TRAP_BITS) | DR6_RTM | bits) ^ (bits & DR6_RTM);
+		if (bits & DR6_BLD) /* nobody but software sets it again */
+			v->dr6 &= ~(u64)DR6_BLD;
 	}
 }
 

@@ -239,6 +239,14 @@ static enum walk_result start(struct vcpu *v, struct walk *w)
 	return descend(v, w, pdpte & PTE_ADDR);
 }
 
+/* Index into the page-attribute table. [SDM3A "Determining the Memory Type"] */
+static unsigned int pat_index(u64 pte, unsigned int leaf)
+{
+	unsigned int pat = (unsigned int)(pte >> (leaf > 1 ? 12 : 7)) & 1;
+
+	return (unsigned int)(pte >> 3 & 3) | pat << 2;
+}
+
 static void finish(const struct vcpu *v, struct walk *w)
 {
 	u64 pte = w->pte[w->leaf];
@@ -256,6 +264,19 @@ static void finish(const struct vcpu *v, struct walk *w)
 		w->bits |= XL_G;
 	if (pte & PTE_D)
 		w->bits |= XL_D;
+	if (unlikely(cpu_pat_uncached(v, pat_index(pte, w->leaf))))
+		w->bits |= XL_UC;
+}
+
+/*
+ * Accessed and dirty bits are set by a locked access to the table, whose type the entry above says, or CR3. It is
+ * never split, so it never faults.
+ */
+static bool table_uncached(const struct vcpu *v, const struct walk *w, unsigned int level)
+{
+	u64 above = level < w->top ? w->pte[level + 1] : w->esz == 8 && w->top == 2 ? 0 : v->cr3;
+
+	return cpu_uncached(v, w->at[level], cpu_pat_uncached(v, above >> 3 & 3) ? XL_UC : 0);
 }
 
 /* Set bits in one entry. 0 done; 1 it changed meanwhile; -EFAULT. */
@@ -276,6 +297,8 @@ static int set_entry(struct vcpu *v, struct walk *w, unsigned int level, u64 set
 	}
 	if (!res) {
 		w->pte[level] |= set;
+		if (unlikely(table_uncached(v, w, level)))
+			cpu_bus_locked(v);
 		if (memslot_code_users(s, page))
 			code_written(v, s, w->at[level], w->esz);
 	}

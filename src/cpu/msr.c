@@ -107,6 +107,7 @@ void msr_reset(struct vcpu *v)
 	for (u32 n = 0; n < ARRAY_SIZE(keep) && !first; n++)
 		v->msr_val[keep[n]] = kept[n];
 	v->msr_was_reset = true;
+	cpu_mtrr_update(v);
 }
 
 /* ---- access ------------------------------------------------------------------------------------------- */

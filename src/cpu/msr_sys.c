@@ -222,9 +222,12 @@ HANDLER(GS_BASE);
 /* A change of memory type shows in the TLB, which keeps the type for lock rules. */
 static int store_memory_type(struct vcpu *v, const struct msr_row *row, u64 val)
 {
-	if (v->msr_val[row->slot] != val)
-		mmu_flush_all(v);
-	return STORE();
+	if (v->msr_val[row->slot] == val)
+		return 0;
+	mmu_flush_all(v);
+	v->msr_val[row->slot] = val;
+	cpu_mtrr_update(v);
+	return 0;
 }
 
 static bool each_byte(u64 val, u32 allowed)
@@ -463,14 +466,29 @@ WRITE(SPEC_CTRL)
 HANDLER(SPEC_CTRL);
 
 /* Split-lock detection is a switch of the whole vCPU; CORE_CAPABILITIES bit 5 says that it exists. */
+static u64 test_ctrl_bits(const struct vcpu *v)
+{
+	u64 caps = cpu_has(v, FEAT_CORE_CAPABILITIES) ? v->msr_val[MSR_SLOT_CORE_CAPABILITIES] : 0;
+	u64 valid = caps & CORE_CAP_SPLIT_LOCK ? TEST_CTRL_SPLIT_LOCK : 0;
+
+	if ((caps & CORE_CAP_UC_LOCK) || cpu_has(v, FEAT_UC_LOCK_DISABLE))
+		valid |= TEST_CTRL_UC_LOCK;
+	return valid;
+}
+
 READ(TEST_CTRL)
 {
 	*val = v->msr_val[row->slot];
-	return host || (v->msr_val[MSR_SLOT_CORE_CAPABILITIES] & BIT(5)) ? 0 : -EINVAL;
+	return host || test_ctrl_bits(v) ? 0 : -EINVAL;
 }
 WRITE(TEST_CTRL)
 {
-	if (val & ~row->valid || !(v->msr_val[MSR_SLOT_CORE_CAPABILITIES] & BIT(5)))
+	u64 valid = test_ctrl_bits(v);
+	const struct cpu_bus *bus = v->vm->bus;
+
+	if (val & ~valid || (!host && !valid))
+		return -EINVAL;
+	if (!host && bus->test_ctrl && !bus->test_ctrl(v, val))
 		return -EINVAL;
 	return STORE();
 }

@@ -336,7 +336,7 @@ static void stub_init(struct stub *s, const struct decode *d, struct insn *rec)
 	s->e.n = 0;
 	s->d = d;
 	s->rec = rec;
-	s->slow_mem = s->slow_lock = s->after_mem = 0;
+	s->slow_mem = s->slow_lock = s->slow_type = s->after_mem = 0;
 	s->slow_fp = s->after_fp = 0;
 	s->slow_commit = s->after_commit = 0;
 }

@@ -75,6 +75,14 @@ unsigned int stub_probe(struct stub *s, unsigned int size, bool write)
 }
 _Static_assert(sizeof(struct tlb_entry) == 16, "the probe shifts by 8");
 
+/* Nor in memory that is not write-back; as long as there is some, C looks. */
+static unsigned int check_type(struct stub *s)
+{
+	emit_rm(&s->e, false, 0x80, 7, R_VCPU, OFF(tlb_uc));
+	emit1(&s->e, 0);
+	return emit_jcc(&s->e, CC_NE);
+}
+
 /* A locked operand may only run as a host LOCK inside one line (design rule 2). */
 static unsigned int check_line(struct stub *s, unsigned int size)
 {
@@ -94,8 +102,10 @@ void stub_mem_begin(struct stub *s)
 
 	if (is_fast(s)) {
 		stub_ea(s, true);
-		if (is_locked(s))
+		if (is_locked(s)) {
 			s->slow_lock = check_line(s, size);
+			s->slow_type = check_type(s);
+		}
 		s->slow_mem = stub_probe(s, size, s->d->mem_acc & MEM_W);
 	} else {
 		s->slow_mem = emit_jmp(&s->e);
@@ -169,6 +179,8 @@ void stub_cold(struct stub *s)
 		emit_land(e, s->slow_mem);
 		if (s->slow_lock)
 			emit_land(e, s->slow_lock);
+		if (s->slow_type)
+			emit_land(e, s->slow_type);
 		emit_mov_imm(e, GPR_RDX, s->d->mem_size);
 		emit_mov_imm(e, GPR_RCX, acc);
 		emit_call_mem(e, R_VCPU, OFF_SLOT(SLOT_MEM));

@@ -56,7 +56,7 @@ struct native {
  * struct stub - a stub being made
  * @host: host register that stands for guest register n
  * @ptr: host register that holds the memory operand's address in the guest's instruction
- * @slow_mem, @slow_lock: jumps to the generic memory path, 0 if none
+ * @slow_mem, @slow_lock, @slow_type: jumps to the generic memory path, 0 if none
  * @after_mem: where it comes back
  * @slow_fp, @after_fp: likewise for vector state
  * @slow_commit, @after_commit: likewise for the bounce buffer
@@ -67,7 +67,7 @@ struct stub {
 	struct insn *rec;
 	u8 host[16];
 	u8 ptr;
-	unsigned int slow_mem, slow_lock, after_mem;
+	unsigned int slow_mem, slow_lock, slow_type, after_mem;
 	unsigned int slow_fp, after_fp;
 	unsigned int slow_commit, after_commit;
 };

@@ -4,6 +4,7 @@
  * [SDM3A "Protected-Mode Memory Management", "Protection"]
  */
 #include "cpu/segment.h"
+#include "cpu/tlb.h"
 
 static inline u32 type_of(const struct segment *s)
 {
@@ -71,10 +72,26 @@ int desc_read_system(struct vcpu *v, u16 sel, u8 vector, struct desc *d)
 	return 0;
 }
 
-/* The processor locks the bus for these updates; a byte never crosses a line. */
-static int desc_update(struct vcpu *v, struct desc *d, u8 set, u8 clear)
+/*
+ * The processor updates a descriptor by a locked access to its first eight bytes, whatever its size: the manual does
+ * not say how wide the access is. What we do to it is one byte, which never crosses a line.
+ */
+int desc_lock(struct vcpu *v, const struct desc *d)
 {
-	u8 *p = lin_mem_begin(v, d->la + 5, 1, ACC_RW | ACC_SYS | ACC_LOCK);
+	struct mem_piece p[2];
+	unsigned int n, kind;
+	int r = mem_map(v, d->la, 8, ACC_RW | ACC_SYS, p, &n);
+
+	if (!r)
+		r = lock_check(v, d->la, 8, p, n, &kind);
+	if (!r && kind != LOCK_KINDS)
+		cpu_bus_locked(v);
+	return r;
+}
+
+static int desc_change(struct vcpu *v, struct desc *d, u8 set, u8 clear)
+{
+	u8 *p = lin_mem_begin(v, d->la + 5, 1, ACC_RW | ACC_SYS);
 
 	if (!p)
 		return (int)v->scratch[7];
@@ -90,12 +107,24 @@ static int desc_update(struct vcpu *v, struct desc *d, u8 set, u8 clear)
 
 int desc_set_accessed(struct vcpu *v, struct desc *d)
 {
-	return d->lo & BIT(40) ? 0 : desc_update(v, d, TYPE_ACCESSED, 0);
+	int r;
+
+	if (d->lo & BIT(40))
+		return 0;
+	r = desc_lock(v, d);
+	return r ? r : desc_change(v, d, TYPE_ACCESSED, 0);
+}
+
+int desc_change_busy(struct vcpu *v, struct desc *d, bool busy)
+{
+	return desc_change(v, d, busy ? DESC_BUSY : 0, busy ? 0 : DESC_BUSY);
 }
 
 int desc_set_busy(struct vcpu *v, struct desc *d, bool busy)
 {
-	return desc_update(v, d, busy ? DESC_BUSY : 0, busy ? 0 : DESC_BUSY);
+	int r = desc_lock(v, d);
+
+	return r ? r : desc_change_busy(v, d, busy);
 }
 
 /* ---- segment registers ------------------------------------------------------------------------ */

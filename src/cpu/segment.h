@@ -90,6 +90,9 @@ int desc_lookup(struct vcpu *v, u16 sel, struct desc *d);
 int desc_set_accessed(struct vcpu *v, struct desc *d);
 /* Change the busy bit of a TSS descriptor. */
 int desc_set_busy(struct vcpu *v, struct desc *d, bool busy);
+/* Its two halves, for a task switch: may the locked access be made, and the change itself. */
+int desc_lock(struct vcpu *v, const struct desc *d);
+int desc_change_busy(struct vcpu *v, struct desc *d, bool busy);
 void desc_to_segment(const struct desc *d, u16 sel, struct segment *s);
 /* Make s the cache of segment register seg, with what is derived from it (not cpu_mode_update()). */
 void seg_commit(struct vcpu *v, enum seg seg, const struct segment *s);

@@ -143,14 +143,19 @@ static int task_save(struct vcpu *v, struct tswitch *t)
 	if (!r && (t->reason == TASK_JMP || t->reason == TASK_IRET)) {
 		r = desc_read(v, tr->sel, EXC_TS, &old);
 		if (!r)
-			r = desc_set_busy(v, &old, false);
+			r = desc_lock(v, &old);
 	}
+	if (!r && t->reason != TASK_IRET)
+		r = desc_lock(v, &t->desc);
+	/* Nothing has changed so far, nothing fails from here on. */
+	if (!r && (t->reason == TASK_JMP || t->reason == TASK_IRET))
+		r = desc_change_busy(v, &old, false);
 	if (!r)
 		r = lin_write(v, tss_la(tr, off), image, size, ACC_W | ACC_SYS);
 	if (!r && (t->reason == TASK_CALL || t->reason == TASK_GATE))
 		r = lin_write(v, tss_la(&t->tr, 0), &link, 2, ACC_W | ACC_SYS);
 	if (!r && t->reason != TASK_IRET)
-		r = desc_set_busy(v, &t->desc, true);
+		r = desc_change_busy(v, &t->desc, true);
 	return r;
 }
 

@@ -6,9 +6,6 @@
 
 #include "cpu/rcache.h"
 
-#define L1_GLOBAL BIT(3)
-#define L1_TYPE_WB 6
-
 /* Bits of CR0, CR4 and EFER that choose the walk itself, and those that choose who may pass. */
 #define KEY_CR0 (CR0_PG | CR0_PE)
 #define KEY_CR4 (CR4_PAE | CR4_PSE | CR4_PGE | CR4_PCIDE)
@@ -59,7 +56,7 @@ static void clear_array(struct tlb_l1 *l, unsigned int which, bool keep_global)
 		const u64 *gpa = &l->gpa[which][first];
 
 		for (unsigned int i = 0; i < TLB_CHUNK; i++) {
-			if (!keep_global || !(gpa[i] & L1_GLOBAL))
+			if (!keep_global || !(gpa[i] & TLB_GLOBAL))
 				l1_drop(&e[i]);
 		}
 	}
@@ -76,6 +73,7 @@ static void l1_clear(struct vcpu *v, bool keep_global)
 		clear_array(&v->l1[__builtin_ctz(views)], 1, keep_global);
 	}
 	if (!keep_global) {
+		v->tlb_uc = 0;
 		t->views_used = 0;
 		clear_bits(t->large_filter, LARGE_FILTER);
 	}
@@ -126,7 +124,11 @@ void tlb_fill(struct vcpu *v, gva_t la, const struct xlat *x, u32 acc)
 	r.tag = mmu_allowed(v, x->bits, who | ACC_R) ? la : TLB_NEVER;
 	w.tag = write ? la : TLB_NEVER;
 	r.host = w.host = (u64)memslot_hva(s, x->page);
-	gpa = x->page | (x->bits & XL_G ? L1_GLOBAL : 0) | L1_TYPE_WB;
+	gpa = x->page | (x->bits & XL_G ? TLB_GLOBAL : 0);
+	if (unlikely(cpu_uncached(v, x->page, x->bits))) {
+		gpa |= TLB_UC;
+		v->tlb_uc = 1;
+	}
 	l1_put(&v->l1[view], 0, la, &r, gpa, !(acc & ACC_W) || (acc & ACC_R));
 	l1_put(&v->l1[view], 1, la, &w, gpa, acc & ACC_W);
 	v->tlb->views_used |= 1u << view;

@@ -19,6 +19,7 @@ enum xlat_bits {
 	XL_G = 16,	/* global */
 	XL_LARGE = 32,	/* part of a page larger than 4 KiB */
 	XL_HUGE = 64,	/* part of a 1 GiB page */
+	XL_UC = 128,	/* not write-back by the page tables; MTRRs are asked apart */
 };
 
 struct tlb2_entry {
@@ -110,6 +111,12 @@ static inline bool l1_hit(const struct tlb_entry *e, gva_t la, unsigned int size
 	return likely(la - e->tag <= PAGE_SIZE - size);
 }
 
+/* Is the page of a hit not write-back? */
+static inline bool l1_uc(struct vcpu *v, gva_t la, u32 acc)
+{
+	return v->tlb_uc && (l1_view(v, acc)->gpa[acc & ACC_W ? 1 : 0][l1_index(la)] & TLB_UC);
+}
+
 static inline void *l1_ptr(const struct tlb_entry *e, gva_t la)
 {
 	return (void *)(la - e->tag + e->host);
@@ -142,6 +149,25 @@ void tlb_drop_write(struct vcpu *v, gpa_t page);
 bool code_page_claim(struct vcpu *v, struct memslot *s, gpa_t page);
 /* Note that la's page was fetched from, so flushing it must forget jumps. */
 void tlb_note_fetch(struct vcpu *v, gva_t la, const struct xlat *x);
+
+/* ---- lock.c ------------------------------------------------------------------------------------- */
+
+#define CACHE_LINE 64u
+
+static inline bool lock_splits(gva_t la, unsigned int size)
+{
+	return (la & (CACHE_LINE - 1)) + size > CACHE_LINE;
+}
+
+/* Is memory at gpa, mapped with enum xlat_bits, anything else than write-back? */
+bool cpu_uncached(const struct vcpu *v, gpa_t gpa, u32 bits);
+/* The same for an entry of the page-attribute table. */
+bool cpu_pat_uncached(const struct vcpu *v, unsigned int index);
+/* Ask about a locked access to pieces that are already mapped: 0, with *kind LOCK_KINDS if it is no bus lock; or
+ * OP_EXC / OP_STOP. */
+#define LOCK_KINDS 2
+int lock_check(struct vcpu *v, gva_t la, unsigned int size, const struct mem_piece *p, unsigned int n,
+	       unsigned int *kind);
 
 /* ---- access.c, bounce.c, mmio.c ----------------------------------------------------------------- */
 

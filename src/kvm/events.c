@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "cpu/deliver.h"
+
 #define EVENT_FLAGS                                                                           \
 	(KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR |                  \
 	 KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM | KVM_VCPUEVENT_VALID_PAYLOAD | \
@@ -97,18 +99,6 @@ void events_accept_init_sipi(struct kvm_vcpu *k)
 
 /* ---- KVM_GET/SET_VCPU_EVENTS ------------------------------------------------------------------------------ */
 
-/* CR2 of a page fault, DR6 of a debug exception: what the CPU would have written by now. */
-static void deliver_payload(struct vcpu *v, struct event *e)
-{
-	if (!e->has_payload)
-		return;
-	if (e->vector == EXC_PF)
-		v->cr2 = e->payload;
-	if (e->vector == EXC_DB)
-		v->dr6 = (v->dr6 & ~15ull) | 0xffff0ff0u | e->payload;
-	e->has_payload = false;
-}
-
 static u8 shadow_out(u8 s)
 {
 	return (u8)((s & SHADOW_STI ? KVM_X86_SHADOW_INT_STI : 0) |
@@ -139,7 +129,7 @@ static void exception_out(struct kvm_vcpu *k, struct kvm_vcpu_events *e)
 	if (!x->valid)
 		return;
 	if (!injected && !payloads)
-		deliver_payload(v, x);
+		event_apply_payload(v, x);
 	/* The API has no place for the length of INT3 and INTO: they are executed again. */
 	if (x->type != EVENT_SOFT_EXC) {
 		e->exception.injected = injected || !payloads;

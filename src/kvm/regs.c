@@ -282,7 +282,8 @@ long vcpu_set_debugregs(struct kvm_vcpu *k, u64 arg, void *buf)
 	if (d->flags || d->dr6 >> 32 || d->dr7 >> 32)
 		return -EINVAL;
 	memcpy(k->v->dr, d->db, sizeof(d->db));
-	k->v->dr6 = d->dr6 | 0xfffe0ff0u; /* DR6_FIXED_1 without RTM and BLD, which are active low */
+	/* DR6_FIXED_1; RTM and BLD are active low */
+	k->v->dr6 = d->dr6 | 0xfffe07f0u | (cpu_has(k->v, FEAT_BUS_LOCK_DETECT) ? 0 : DR6_BLD);
 	k->v->dr7 = d->dr7 | 0x400;
 	debug_update(k->v);
 	return 0;

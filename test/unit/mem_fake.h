@@ -118,6 +118,7 @@ static inline struct vcpu *fake_vcpu(void)
 	v->vm = &fake_vm;
 	v->index = fake_vm.nvcpus;
 	v->maxphyaddr = 40;
+	v->msr_val[MSR_SLOT_PAT] = 0x0007040600070406ull;
 	v->csz = 8;
 	v->features[FEAT_PDPE1GB / 64] |= BIT(FEAT_PDPE1GB % 64);
 	mmu_vcpu_init(v);
