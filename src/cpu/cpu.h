@@ -447,6 +447,7 @@ struct vcpu {
 	u8 step_mask;	/* reasons to run one instruction at a time; kept by debug_update() */
 	u8 watch_mask;	/* DRn that watch data or I/O; kept by debug_update() */
 	bool step_tf;	/* TF was set when the instruction being stepped began */
+	bool step_rf;	/* RF was: it ends with this instruction */
 	struct insn step[2];	/* the instruction being stepped and its end record */
 	u32 guest_debug;	/* enum guest_debug as set by user space */
 	u64 guest_dr[4], guest_debug_dr7;
@@ -573,6 +574,7 @@ struct machine {
 	u32 pause_depth;	/* nesting by the owner of pause_lock */
 	_Atomic u32 ack_seq;	/* futex: bumped when a vCPU leaves guest mode */
 	u64 quirks_disabled;	/* enum quirk: KVM_CAP_DISABLE_QUIRKS2 mask */
+	bool emulation_exits;	/* KVM_CAP_EXIT_ON_EMULATION_FAILURE */
 	bool platform_info_denied; /* KVM_CAP_MSR_PLATFORM_INFO off: guest RDMSR is #GP */
 	struct tsc_sync tsc_sync;
 	struct irqchip *irq;	/* src/irq's */

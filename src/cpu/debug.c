@@ -95,6 +95,7 @@ int debug_check_exec(struct vcpu *v)
 	u64 dr7 = debug_dr7(v), hit = 0;
 
 	v->step_tf = v->rflags & FLAG_TF;
+	v->step_rf = v->rflags & FLAG_RF;
 	if ((v->rflags & FLAG_RF) || (v->shadow & SHADOW_MOV_SS) || !(v->step_mask & STEP_EXEC_BREAKPOINT))
 		return OP_NEXT;
 	for (unsigned int n = 0; n < 4; n++)
@@ -113,8 +114,8 @@ void debug_after_insn(struct vcpu *v, bool again)
 	/* An iteration of a repeated instruction is restarted without its breakpoint firing again. */
 	if (again)
 		v->rflags |= FLAG_RF;
-	else
-		v->rflags &= ~FLAG_RF;
+	else if (v->step_rf)
+		v->rflags &= ~FLAG_RF; /* and not when IRET or RSM has just loaded it */
 	if (v->step_tf)
 		v->pending_db |= DR6_BS;
 	v->step_tf = false;

@@ -20,12 +20,6 @@
 #define PTE_NX BIT(63)
 #define PTE_ADDR 0x000ffffffffff000ull
 
-#define PF_P 1u
-#define PF_W 2u
-#define PF_U 4u
-#define PF_RSVD 8u
-#define PF_ID 16u
-
 #define INTERNAL_EMULATION 1 /* KVM_INTERNAL_ERROR_EMULATION */
 
 enum walk_result { WALK_OK, WALK_FAULT, WALK_STOP };

@@ -6,6 +6,13 @@
 #pragma once
 #include "cpu/cpu.h"
 
+/* Error code of #PF. [SDM3A "Page-Fault Exceptions"] */
+#define PF_P 1u
+#define PF_W 2u
+#define PF_U 4u
+#define PF_RSVD 8u
+#define PF_ID 16u
+
 /*
  * All return 0 or OP_EXC / OP_STOP, which the handler returns unchanged. Segment forms check limit,
  * type and canonicality for seg:off and raise #SS/#GP; then alignment (#AC), paging and MMIO.

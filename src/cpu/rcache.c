@@ -93,11 +93,14 @@ static struct code_page *page_get(struct rcache *rc, gpa_t page)
 /* The page holds no decoded code of this vCPU any more: writes to it may be fast again. */
 static void page_unmark(struct vcpu *v, gpa_t page)
 {
-	struct memslot *s = mem_slot_find(&v->vm->mem, v->smm, page);
+	/* A code_page stands for this address in SMM and outside. */
+	for (unsigned int as = 0; as < MEM_AS_NUM; as++) {
+		struct memslot *s = mem_slot_find(&v->vm->mem, as, page);
 
-	if (s && s->code_users)
-		__atomic_fetch_and(&s->code_users[(page - s->gpa) >> PAGE_SHIFT], ~BIT(v->index),
-				   __ATOMIC_SEQ_CST);
+		if (s && s->code_users)
+			__atomic_fetch_and(&s->code_users[(page - s->gpa) >> PAGE_SHIFT], ~BIT(v->index),
+					   __ATOMIC_SEQ_CST);
+	}
 }
 
 static void page_release(struct vcpu *v, struct code_page *p)

@@ -8,7 +8,9 @@
  */
 #include "cpu/cpu.h"
 #include "cpu/native.h"
+#include "cpu/op/op.h"
 #include "cpu/rcache.h"
+#include "cpu/smm.h"
 
 /* ---- leaving a trace ------------------------------------------------------------------------ */
 
@@ -116,7 +118,7 @@ static bool take_interrupt(struct vcpu *v)
 /*
  * Put the event to take at this boundary into v->inj. An event whose delivery was interrupted comes
  * first, then traps of the instruction just retired, then exceptions user space made pending, then
- * NMI, then interrupts.
+ * SMI (taken at once: it uses no table), NMI, interrupts.
  */
 static bool choose_event(struct vcpu *v)
 {
@@ -136,6 +138,11 @@ static bool choose_event(struct vcpu *v)
 	if (!(v->request & REQ_EVENT))
 		return false;
 	atomic_fetch_and(&v->request, ~(u32)REQ_EVENT);
+	/* The debugger outside wants none; it sets this, and clears it, while the vCPU is not running. */
+	if (v->guest_debug & GUESTDBG_BLOCKIRQ)
+		return false;
+	if (v->smi_pending && !v->smm && !v->shadow)
+		smm_enter(v);
 	if (take_nmi(v) || take_interrupt(v)) {
 		/* more may be waiting behind this one */
 		atomic_fetch_or(&v->request, REQ_EVENT);
@@ -216,9 +223,37 @@ static int find(struct vcpu *v, const struct insn **rec)
 	return rcache_find(v, lin, rec);
 }
 
+/*
+ * Parity: an access that the guest's page tables send beyond the guest's MAXPHYADDR, but not beyond the
+ * host's, does not fault by itself under KVM, which emulates the instruction to find out; and its
+ * emulator knows no x87 arithmetic. User space that asked to see emulation fail sees it here too.
+ * [api.rst KVM_CAP_EXIT_ON_EMULATION_FAILURE, KVM_CAP_SMALLER_MAXPHYADDR]
+ */
+static bool emulation_fails(struct vcpu *v)
+{
+	const struct event *e = &v->exc;
+	u8 max = v->maxphyaddr;
+	bool mapped;
+	gpa_t gpa;
+
+	if (e->vector != EXC_PF || !(e->error & PF_RSVD) || (e->error & PF_ID) ||
+	    insn_rows[v->cur->id].feature != FEAT_FPU)
+		return false;
+	v->maxphyaddr = 52;
+	mapped = mmu_translate(v, e->payload, 0, &gpa);
+	v->maxphyaddr = max;
+	return mapped;
+}
+
 /* An exception of the instruction at v->rip, recorded in v->exc: deliver it at the boundary. */
 static void queue_exception(struct vcpu *v)
 {
+	if (unlikely(v->vm->emulation_exits) && emulation_fails(v)) {
+		v->exc.valid = false;
+		v->internal.suberror = v->internal.ndata = 0;
+		v->stop = CPU_STOP_INTERNAL;
+		return;
+	}
 	v->inj = v->exc;
 	v->exc.valid = false;
 }

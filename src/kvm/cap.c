@@ -181,7 +181,7 @@ long vm_enable_cap(struct kvm_vm *vm, u64 arg, void *buf)
 	case KVM_CAP_EXIT_ON_EMULATION_FAILURE:
 		if (a & ~1ull)
 			return -EINVAL;
-		vm->exit_on_emulation_error = a;
+		vm->m.emulation_exits = a;
 		return 0;
 	case KVM_CAP_MAX_VCPU_ID:
 		return enable_max_vcpu_id(vm, a);

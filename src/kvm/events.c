@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "cpu/deliver.h"
+#include "cpu/smm.h"
 
 #define EVENT_FLAGS                                                                           \
 	(KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR |                  \
@@ -195,11 +196,8 @@ static void smm_in(struct kvm_vcpu *k, const struct kvm_vcpu_events *e)
 {
 	struct vcpu *v = k->v;
 
-	if (v->smm != !!e->smi.smm) {
-		v->smm = e->smi.smm;
-		mmu_flush_all(v);
-		cpu_mode_update(v);
-	}
+	if (v->smm != !!e->smi.smm)
+		smm_set(v, e->smi.smm);
 	v->smi_pending = e->smi.pending;
 	if (e->smi.smm)
 		v->smm_inside_nmi_mask = e->smi.smm_inside_nmi;

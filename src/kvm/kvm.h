@@ -126,7 +126,7 @@ struct kvm_vm {
 	struct kvm_coalesced_mmio_ring *ring;
 	int ring_fd;		/* memfd of the ring page; the VM's own descriptor duplicates it */
 	u64 dirty_protect;	/* KVM_DIRTY_LOG_MANUAL_* */
-	bool exception_payload, triple_fault_event, exit_on_emulation_error;
+	bool exception_payload, triple_fault_event;
 	u32 disable_exits, user_msr_mask;
 	u64 hypercall_exits;
 	bool bus_lock_exit;

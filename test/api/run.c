@@ -270,6 +270,28 @@ static void t_debug(void)
 	free_guest(&g);
 }
 
+static void t_resume_flag(void)
+{
+	/* mov eax,bp; mov dr0,eax; mov eax,401h; mov dr7,eax; bp: out 20h,al; hlt */
+	static const uint8_t code[] = { 0x66, 0xb8, 0x12, 0x10, 0, 0, 0x0f, 0x23, 0xc0, 0x66, 0xb8, 1, 4, 0, 0,
+					0x0f, 0x23, 0xf8, 0xe6, 0x20, 0xf4 };
+	/* out 30h,al; add sp,6; push RF and the breakpoint's address as 32-bit values; iretd */
+	static const uint8_t handler[] = { 0xe6, 0x30, 0x83, 0xc4, 6, 0x66, 0x68, 2, 0, 1, 0, 0x66, 0x68, 0, 0, 0, 0,
+					   0x66, 0x68, 0x12, 0x10, 0, 0, 0x66, 0xcf };
+	struct guest g;
+
+	new_guest(&g, NO_CHIP, code, sizeof(code));
+	memcpy(g.mem + 0x500, handler, sizeof(handler));
+	memcpy(g.mem + 1 * 4, "\x00\x05\x00\x00", 4);
+	is(run(&g), 0, "instruction breakpoint");
+	is(g.run->io.port, 0x30, "its handler");
+	is(run(&g), 0, "IRETD with RF");
+	is(g.run->io.port, 0x20, "the instruction runs once without its breakpoint");
+	is(run(&g), 0, "HLT");
+	is(g.run->exit_reason, KVM_EXIT_HLT, "HLT");
+	free_guest(&g);
+}
+
 static void t_arg(void)
 {
 	struct guest g;
@@ -293,6 +315,7 @@ int main(void)
 	tap_child("NMI", t_nmi);
 	tap_child("cr8", t_tpr);
 	tap_child("guest debugging", t_debug);
+	tap_child("RF", t_resume_flag);
 	tap_child("argument", t_arg);
 	return done_testing();
 }

@@ -1,18 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Signals and KVM_RUN: EINTR, masks, handlers that use the API, how fast a kick arrives.
+ * Signals and KVM_RUN: EINTR, masks, handlers that use the API. How fast a kick arrives: kick.c.
  */
 #include <pthread.h>
-#include <stdatomic.h>
 #include <sys/time.h>
 
 #include "api.h"
 
-#define KICKS 200
-
 static volatile sig_atomic_t hits;
 static struct guest *the_guest;
-static volatile struct timespec handled;
 
 static void count(int sig)
 {
@@ -172,122 +168,6 @@ static void t_cancel_chain(void)
 	*p = 1; /* not ours: must still be fatal */
 }
 
-/* ---- latency ---------------------------------------------------------------------------------------------- */
-
-/*
- * On a busy machine a signal waits for the scheduler, whoever is to get it; so the same kicks go to a thread that only
- * spins, and what counts is how much longer KVM_RUN takes.
- */
-static atomic_uint returns;
-
-static void stamp(int sig)
-{
-	hits++;
-}
-
-static void left(void)
-{
-	clock_gettime(CLOCK_MONOTONIC, (struct timespec *)&handled);
-	returns++;
-}
-
-static void *vcpu_thread(void *arg)
-{
-	while (returns < KICKS) {
-		if (!run(arg) || errno != EINTR)
-			bail_out("KVM_RUN did not return EINTR");
-		left();
-	}
-	return NULL;
-}
-
-static void *spin_thread(void *arg)
-{
-	while (returns < KICKS) {
-		int seen = hits;
-
-		while (hits == seen)
-			;
-		left();
-	}
-	return NULL;
-}
-
-static int by_value(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return x < y ? -1 : x > y;
-}
-
-static double kick(pthread_t t)
-{
-	const struct timespec pause = { .tv_nsec = 1000000 }, tick = { .tv_nsec = 100000 };
-	unsigned int seen = returns;
-	double before;
-
-	nanosleep(&pause, NULL);
-	before = tap_now();
-	pthread_kill(t, SIGUSR2);
-	while (returns == seen)
-		nanosleep(&tick, NULL);
-	return (double)handled.tv_sec + (double)handled.tv_nsec * 1e-9 - before;
-}
-
-static void measure(void *(*fn)(void *), void *arg, double *p50, double *p99)
-{
-	double us[KICKS];
-	pthread_t t;
-
-	returns = 0;
-	handle(SIGUSR2, stamp, 0);
-	pthread_create(&t, NULL, fn, arg);
-	for (int i = 0; i < KICKS; i++)
-		us[i] = kick(t) * 1e6;
-	pthread_join(t, NULL);
-	qsort(us, KICKS, sizeof(us[0]), by_value);
-	*p50 = us[KICKS / 2];
-	*p99 = us[KICKS * 99 / 100];
-}
-
-static void latency(struct guest *g, const char *what)
-{
-	double p50, p99, base50, base99;
-
-	measure(spin_thread, NULL, &base50, &base99);
-	measure(vcpu_thread, g, &p50, &p99);
-	ok(p50 - base50 < 1000 && p99 - 2 * base99 < 1000,
-	   "%s: KVM_RUN returns within 1 ms of a signal (p50 %.0f us, p99 %.0f us; a spinning thread %.0f, %.0f)",
-	   what, p50, p99, base50, base99);
-	free_guest(g);
-}
-
-static void t_latency_loop(void)
-{
-	struct guest g;
-
-	NEW_GUEST(&g, NO_CHIP, 0xeb, 0xfe);
-	latency(&g, "tight loop");
-}
-
-static void t_latency_hlt(void)
-{
-	struct guest g;
-
-	NEW_GUEST(&g, FULL_CHIP, 0xf4, 0xeb, 0xfd);
-	latency(&g, "halted");
-}
-
-/* Every delivery of #UD faults again: IVT entry 6 points at UD2 with a stack that never ends. */
-static void t_latency_delivery(void)
-{
-	struct guest g;
-
-	NEW_GUEST(&g, NO_CHIP, 0x0f, 0x0b);
-	memcpy(g.mem + 6 * 4, "\x00\x10\x00\x00", 4);
-	latency(&g, "endless exceptions");
-}
-
 int main(void)
 {
 	tap_child("tight loop", t_loop);
@@ -298,8 +178,5 @@ int main(void)
 	tap_death("default action", t_default_kills, SIGALRM);
 	tap_child("adopted handler", t_adopted);
 	tap_death("a fault that is not the engine's", t_cancel_chain, SIGSEGV);
-	t_latency_loop();
-	t_latency_hlt();
-	t_latency_delivery();
 	return done_testing();
 }

@@ -29,6 +29,10 @@ static inline int leave_at_rip(struct vcpu *v, const struct insn *i, int res)
 	return res;
 }
 
+/* What a debug register holds after val was written to it (ctrl.c). */
+u64 dr6_image(const struct vcpu *v, u64 val);
+u64 dr7_image(u64 val);
+
 /* Flat segments of the SYSCALL family. */
 static inline void load_flat(struct vcpu *v, enum seg seg, u16 sel, u32 ar)
 {

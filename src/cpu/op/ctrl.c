@@ -133,13 +133,18 @@ int op_mov_from_dr(struct vcpu *v, const struct insn *i)
 	return OP_NEXT;
 }
 
-static u64 dr6_image(const struct vcpu *v, u64 val)
+u64 dr6_image(const struct vcpu *v, u64 val)
 {
 	u64 writable = DR6_TRAP_BITS | DR6_BD | DR6_BS | DR6_BT;
 
 	if (cpu_has(v, FEAT_BUS_LOCK_DETECT))
 		writable |= DR6_BLD;
 	return (val & writable) | (DR6_RESET & ~writable);
+}
+
+u64 dr7_image(u64 val)
+{
+	return (val & DR7_WRITABLE) | DR7_RESET;
 }
 
 int op_mov_to_dr(struct vcpu *v, const struct insn *i)
@@ -157,7 +162,7 @@ int op_mov_to_dr(struct vcpu *v, const struct insn *i)
 	else if (n == 6)
 		v->dr6 = dr6_image(v, val);
 	else
-		v->dr7 = (val & DR7_WRITABLE) | DR7_RESET;
+		v->dr7 = dr7_image(val);
 	debug_update(v);
 	return OP_END;
 }

@@ -8,6 +8,7 @@
 #include "cpu/flags.h"
 #include "cpu/msr.h"
 #include "cpu/op/control.h"
+#include "cpu/smm.h"
 
 static void set_edx_eax(struct vcpu *v, u64 val)
 {
@@ -25,10 +26,9 @@ int op_ud(struct vcpu *v, const struct insn *i)
 	return RAISE_UD(v);
 }
 
-/* SMM is entered and left with the rest of it; outside SMM RSM is undefined. */
 int op_rsm(struct vcpu *v, const struct insn *i)
 {
-	return RAISE_UD(v);
+	return v->smm ? smm_leave(v) : RAISE_UD(v);
 }
 
 /* ---- CPUID, time --------------------------------------------------------------------------------------- */
