@@ -31,7 +31,7 @@ struct vionet {
 	struct virtio v;
 	int sock;
 	struct loop_fd *watch;
-	bool down;		/* the peer went away */
+	bool down, told;	/* the peer went away; the user knows */
 	struct vq_chain chain;
 	u8 rx[2 * (FRAME_MAX + LENGTH)];	/* what the socket gave, not yet whole frames */
 	size_t rx_n;
@@ -44,6 +44,12 @@ static void want(struct vionet *d)
 	bool live = virtio_vq(&d->v, RX)->live;
 	u32 ev = 0;
 
+	if (d->down && !d->told) {
+		d->told = true;
+		vmm_error(EXIT_HOST, "passt ended; the guest's network link is down");
+		memset(d->v.config + offsetof(struct virtio_net_config, status), 0, 2);
+		virtio_config_changed(&d->v);
+	}
 	if (!d->down && live && d->rx_n < sizeof(d->rx))
 		ev |= EPOLLIN;
 	if (!d->down && d->tx_n)
@@ -221,7 +227,7 @@ int vionet_create(struct vm *vm, const char *spec)
 	if (d->sock < 0 || !d->v.loop) {
 		rc = d->sock;
 		free(d);
-		return vmm_error(EXIT_HOST, "cannot start passt: %s", strerror(rc < 0 ? -rc : ENOMEM));
+		return vmm_error(EXIT_HOST, "cannot start passt(1): %s", strerror(rc < 0 ? -rc : ENOMEM));
 	}
 	memcpy(d->v.config, &config, sizeof(config));
 	d->v.config_len = offsetof(struct virtio_net_config, max_virtqueue_pairs);

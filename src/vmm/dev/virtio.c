@@ -43,6 +43,12 @@ void virtio_interrupt(struct virtio *v, unsigned int q)
 		raise_vector(v, v->queue[q].vector, ISR_QUEUE);
 }
 
+void virtio_config_changed(struct virtio *v)
+{
+	if (v->status & VIRTIO_CONFIG_S_DRIVER_OK)
+		raise_vector(v, v->config_vector, ISR_CONFIG);
+}
+
 void virtio_needs_reset(struct virtio *v)
 {
 	if (v->status & VIRTIO_CONFIG_S_NEEDS_RESET)

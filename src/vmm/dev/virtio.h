@@ -60,6 +60,8 @@ int virtio_plug(struct virtio *v, struct vm *vm, const struct virtio_ops *ops, u
 
 /* With the lock held: interrupt for queue @q if its driver wants one. */
 void virtio_interrupt(struct virtio *v, unsigned int q);
+/* @config is not what it was: tell the driver to read it again. */
+void virtio_config_changed(struct virtio *v);
 /* The driver broke a rule that cannot be survived: the device asks to be reset. */
 void virtio_needs_reset(struct virtio *v);
 /* Makes the loop look at the queue again. */
