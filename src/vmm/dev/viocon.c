@@ -6,6 +6,9 @@
 
 #include <linux/virtio_ids.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
 #include "vmm/dev/virtio.h"
 #include "vmm/host/term.h"
 #include "vmm/vmm.h"
@@ -25,7 +28,22 @@ struct viocon {
 	u8 typed[TYPED_MAX];	/* not yet taken by the driver */
 	unsigned int head, n;
 	bool starved;
+	/*
+	 * Linux throws away what arrives while its driver is still probing. So what was typed waits until the guest has
+	 * written something, or for a second after it handed over its first buffers.
+	 */
+	bool listening;
+	int patience_fd;
 };
+
+static void wait_for_guest(struct viocon *c)
+{
+	const struct itimerspec second = { .it_value.tv_sec = 1 };
+	struct itimerspec left;
+
+	if (!timerfd_gettime(c->patience_fd, &left) && !left.it_value.tv_sec && !left.it_value.tv_nsec)
+		timerfd_settime(c->patience_fd, 0, &second, NULL);
+}
 
 static u32 take_typed(struct viocon *c, u8 *buf, size_t max)
 {
@@ -58,6 +76,11 @@ static bool have_typed(struct viocon *c)
 static void receive(struct viocon *c)
 {
 	u8 buf[256];
+
+	if (!c->listening) {
+		wait_for_guest(c);
+		return;
+	}
 	struct vq *vq = virtio_vq(&c->v, RX);
 	struct vq_chain *ch = &c->chain;
 
@@ -87,6 +110,29 @@ static void transmit(struct viocon *c)
 		}
 	} while (vq_listen(vq));
 	virtio_interrupt(&c->v, TX);
+	if (!c->listening) {
+		c->listening = true;
+		receive(c);
+	}
+}
+
+static void on_patience(void *arg, u32 events)
+{
+	struct viocon *c = arg;
+	u64 n;
+
+	if (read(c->patience_fd, &n, sizeof(n)) < 0)
+		return;
+	pthread_mutex_lock(&c->v.pci.lock);
+	c->listening = virtio_vq(&c->v, RX)->live;
+	if (c->listening)
+		receive(c);
+	pthread_mutex_unlock(&c->v.pci.lock);
+}
+
+static void reset(struct virtio *v)
+{
+	((struct viocon *)v)->listening = false;
 }
 
 static void kick(struct virtio *v, unsigned int q)
@@ -97,7 +143,7 @@ static void kick(struct virtio *v, unsigned int q)
 		transmit((struct viocon *)v);
 }
 
-static const struct virtio_ops ops = { .kick = kick };
+static const struct virtio_ops ops = { .kick = kick, .reset = reset };
 
 static size_t room(void *dev)
 {
@@ -128,10 +174,13 @@ int viocon_create(struct vm *vm, struct console_sink *sink)
 	/* A terminal that is stopped blocks its own thread only. */
 	struct loop *loop = worker_create("console");
 
-	if (!c || !loop) {
+	int patience_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+
+	if (!c || !loop || patience_fd < 0 || !loop_add(loop, patience_fd, EPOLLIN, on_patience, c)) {
 		free(c);
 		return vmm_error(EXIT_HOST, "no memory or thread for virtio-console");
 	}
+	c->patience_fd = patience_fd;
 	pthread_mutex_init(&c->typed_lock, NULL);
 	*sink = (struct console_sink){ .room = room, .put = put, .dev = c };
 	return virtio_plug(&c->v, vm, &ops, VIRTIO_ID_CONSOLE, 0x07800001, 2, loop);
