@@ -10,14 +10,16 @@
 #define CHUNK 1024
 #define CHUNKS 1024 /* a million descriptors: fs.nr_open's default */
 
-typedef _Atomic(struct kvm_file *) file_slot;
-static file_slot *_Atomic table[CHUNKS];
+struct file_slot {
+	_Atomic(struct kvm_file *) file;
+};
+static struct file_slot *_Atomic table[CHUNKS];
 static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct kvm_file *free_files; /* never given back: a reader may still look at one */
 
-static file_slot *slot_of(int fd, bool make)
+static struct file_slot *slot_of(int fd, bool make)
 {
-	file_slot *c;
+	struct file_slot *c;
 	u32 n = (u32)fd;
 
 	if (n >= CHUNK * CHUNKS)
@@ -68,13 +70,13 @@ void fdtab_put(struct kvm_file *f)
 
 int fdtab_install(int fd, struct kvm_file *f)
 {
-	file_slot *s = slot_of(fd, true);
+	struct file_slot *s = slot_of(fd, true);
 	struct kvm_file *old;
 
 	if (!s)
 		return -ENOMEM;
 	atomic_fetch_add(&f->refs, 1);
-	old = atomic_exchange(s, f);
+	old = atomic_exchange(&s->file, f);
 	if (old)
 		fdtab_put(old);
 	return 0;
@@ -82,17 +84,17 @@ int fdtab_install(int fd, struct kvm_file *f)
 
 struct kvm_file *fdtab_get(int fd)
 {
-	file_slot *s = slot_of(fd, false);
+	struct file_slot *s = slot_of(fd, false);
 	struct kvm_file *f;
 
-	while (s && (f = atomic_load(s))) {
+	while (s && (f = atomic_load(&s->file))) {
 		u32 n = atomic_load(&f->refs);
 
 		while (n && !atomic_compare_exchange_weak(&f->refs, &n, n + 1))
 			;
 		if (!n)
 			continue; /* just closed: look again */
-		if (atomic_load(s) == f)
+		if (atomic_load(&s->file) == f)
 			return f;
 		fdtab_put(f);
 	}
@@ -101,16 +103,17 @@ struct kvm_file *fdtab_get(int fd)
 
 bool fdtab_has(int fd)
 {
-	file_slot *s = slot_of(fd, false);
+	struct file_slot *s = slot_of(fd, false);
 
-	return s && atomic_load_explicit(s, memory_order_relaxed);
+	return s && atomic_load_explicit(&s->file, memory_order_relaxed);
 }
 
 struct kvm_file *fdtab_take(int fd)
 {
-	file_slot *s = slot_of(fd, false);
+	struct file_slot *s = slot_of(fd, false);
 
-	return s && atomic_load_explicit(s, memory_order_relaxed) ? atomic_exchange(s, NULL) : NULL;
+	return s && atomic_load_explicit(&s->file, memory_order_relaxed) ?
+		       atomic_exchange(&s->file, NULL) : NULL;
 }
 
 int fdtab_dup(int oldfd, int newfd)

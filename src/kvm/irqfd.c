@@ -175,9 +175,7 @@ static long assign(struct kvm_vm *vm, const struct kvm_irqfd *a)
 	struct irqfd *f;
 	int r;
 
-	if (mode == IRQCHIP_NONE)
-		return -EAGAIN;
-	if (resample && mode != IRQCHIP_FULL)
+	if (mode == IRQCHIP_NONE || (resample && mode != IRQCHIP_FULL))
 		return -EINVAL;
 	f = calloc(1, sizeof(*f));
 	if (!f)

@@ -195,7 +195,7 @@ bool msr_bus_allowed(struct vcpu *v, u32 index, bool write)
 	return f->default_allow;
 }
 
-/* ---- MSRs that are not the processor's ---------------------------------------------------------------------------- */
+/* ---- MSRs that are not the processor's ------------------------------------------------------- */
 
 static bool is_pv(u32 index)
 {

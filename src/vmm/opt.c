@@ -203,8 +203,10 @@ void opt_help(FILE *f)
 		print_default(f, r);
 		fprintf(f, "\n");
 	}
-	fprintf(f, "\nKeys on the console: Ctrl-A x quit, Ctrl-A p power button, Ctrl-A h help, Ctrl-A Ctrl-A sends Ctrl-A.\n"
-		   "Exit codes: 0 powered off or reset, 1 usage, 2 host, 3 guest crashed, 4 containment or --timeout.\n");
+	fprintf(f, "\nKeys on the console: Ctrl-A x quit, Ctrl-A p power button, Ctrl-A h help, "
+		   "Ctrl-A Ctrl-A sends Ctrl-A.\n"
+		   "Exit codes: 0 powered off or reset, 1 usage, 2 host, 3 guest crashed, 4 "
+		   "containment or --timeout.\n");
 }
 
 void opt_manual(FILE *f)

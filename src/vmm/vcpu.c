@@ -230,7 +230,8 @@ static void exit_crash(struct vcpu *v)
 		vmm_stop(v->vm, EXIT_CRASH, "guest crashed: triple fault on cpu %u", v->id);
 		break;
 	case KVM_EXIT_INTERNAL_ERROR:
-		vmm_stop(v->vm, EXIT_CRASH, "KVM internal error, suberror %u, on cpu %u", run->internal.suberror, v->id);
+		vmm_stop(v->vm, EXIT_CRASH, "KVM internal error, suberror %u, on cpu %u",
+			 run->internal.suberror, v->id);
 		break;
 	case KVM_EXIT_FAIL_ENTRY:
 		vmm_stop(v->vm, EXIT_CRASH, "KVM could not enter the guest on cpu %u, reason 0x%llx", v->id,

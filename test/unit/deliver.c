@@ -116,7 +116,9 @@ static void random_state(struct vcpu *v, bool lm)
 		v->efer = EFER_LME | EFER_LMA;
 	v->gdtr = (struct dtable){ GDT, 24 * 8 - 1 };
 	v->idtr = (struct dtable){ IDT, (u16)(below(8) ? 0xfff : below(0x1000)) };
-	v->seg[SEG_TR] = (struct segment){ .sel = 0x40, .base = TSS, .limit = below(10) ? 0x67 : below(0x67), .ar = 0x8b };
+	v->seg[SEG_TR] = (struct segment){
+		.sel = 0x40, .base = TSS, .limit = below(10) ? 0x67 : below(0x67), .ar = 0x8b
+	};
 	v->seg[SEG_LDTR] = (struct segment){ .ar = AR_UNUSABLE };
 	v->seg[SEG_CS] = flat((u16)(8 | dpl), (lm ? 0xa09bu : 0xc09bu) | dpl << 5);
 	for (u32 n = 0; n < 6; n++)
@@ -183,7 +185,9 @@ static void random_events(struct vcpu *v, bool lm)
 		int r;
 
 		random_state(v, lm);
-		v->inj = (struct event){ .valid = true, .type = type, .vector = (u8)below(type == EVENT_HARD_EXC ? 20 : 256) };
+		v->inj = (struct event){ .valid = true,
+					 .type = type,
+					 .vector = (u8)below(type == EVENT_HARD_EXC ? 20 : 256) };
 		v->inj.has_error = type == EVENT_HARD_EXC && exc_has_error(v->inj.vector);
 		v->inj.insn_len = type == EVENT_SOFT_INT ? 2 : 0;
 		remember(v, &b);
@@ -237,7 +241,8 @@ static void endless(struct vcpu *v)
 	atomic_fetch_or(&v->request, REQ_EXIT);
 	remember(v, &b);
 	r = cpu_deliver(v);
-	ok(r == OP_STOP && v->stop == CPU_STOP_KICK && v->inj.valid && unchanged(v, &b), "a stop request ends it at once");
+	ok(r == OP_STOP && v->stop == CPU_STOP_KICK && v->inj.valid && unchanged(v, &b),
+	   "a stop request ends it at once");
 	atomic_store(&v->request, 0);
 }
 

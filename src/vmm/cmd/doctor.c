@@ -239,14 +239,16 @@ static void print_accel_text(const struct accel_report *a, const char *title)
 	if (!a->openable) {
 		printf("  opens            no: %s\n", a->why);
 		if (a->present && !strcmp(a->why, strerror(EACCES)))
-			printf("                   join the kvm group: sudo usermod -aG kvm $USER, then log in again\n");
+			printf("                   join the kvm group: sudo usermod -aG kvm $USER, "
+			       "then log in again\n");
 		return;
 	}
 	printf("  opens            yes, API %d, up to %d processors\n", a->api, a->nr_vcpus);
 	printf("  64-bit guest     %s%s\n", a->guest64.good ? "runs" : "no: ", a->guest64.why);
 	printf("  stock kernels    %s%s\n", a->stock.good ? "nothing found against them" : "no: ", a->stock.why);
-	printf("  capabilities     notify exit %s, bus-lock exit %s, nested state %s, SMM %s\n", a->notify ? "yes" : "no",
-	       a->bus_lock ? "yes" : "no", a->nested ? "yes" : "no", a->smm ? "yes" : "no");
+	printf("  capabilities     notify exit %s, bus-lock exit %s, nested state %s, SMM %s\n",
+	       a->notify ? "yes" : "no", a->bus_lock ? "yes" : "no", a->nested ? "yes" : "no",
+	       a->smm ? "yes" : "no");
 }
 
 static void print_text(const struct report *r)
@@ -259,7 +261,8 @@ static void print_text(const struct report *r)
 #undef F
 	printf("\n  memory           %llu MiB, %llu MiB free\n", (unsigned long long)r->mem_total >> 20,
 	       (unsigned long long)r->mem_free >> 20);
-	printf("  executable maps  %s\n\n", r->exec_memory ? "allowed" : "forbidden: the software processor cannot run");
+	printf("  executable maps  %s\n\n",
+	       r->exec_memory ? "allowed" : "forbidden: the software processor cannot run");
 	print_accel_text(&r->engine, "software processor (--accel casement)");
 	printf("\n");
 	print_accel_text(&r->kvm, "/dev/kvm (--accel kvm)");
@@ -279,12 +282,15 @@ static const char *truth(bool b)
 
 static void print_accel_json(const struct accel_report *a, const char *key)
 {
-	printf("  \"%s\": {\"present\": %s, \"openable\": %s, \"reason\": \"%s\", \"api\": %d, \"max_vcpus\": %d,\n", key,
-	       truth(a->present), truth(a->openable), a->why, a->api, a->nr_vcpus);
-	printf("    \"guest64\": %s, \"guest64_reason\": \"%s\", \"stock_kernel\": %s, \"stock_kernel_reason\": \"%s\",\n",
+	printf("  \"%s\": {\"present\": %s, \"openable\": %s, \"reason\": \"%s\", \"api\": %d, "
+	       "\"max_vcpus\": %d,\n",
+	       key, truth(a->present), truth(a->openable), a->why, a->api, a->nr_vcpus);
+	printf("    \"guest64\": %s, \"guest64_reason\": \"%s\", \"stock_kernel\": %s, "
+	       "\"stock_kernel_reason\": \"%s\",\n",
 	       truth(a->guest64.good), a->guest64.why, truth(a->stock.good), a->stock.why);
-	printf("    \"notify_vmexit\": %s, \"bus_lock_exit\": %s, \"nested_state\": %s, \"smm\": %s},\n", truth(a->notify),
-	       truth(a->bus_lock), truth(a->nested), truth(a->smm));
+	printf("    \"notify_vmexit\": %s, \"bus_lock_exit\": %s, \"nested_state\": %s, \"smm\": "
+	       "%s},\n",
+	       truth(a->notify), truth(a->bus_lock), truth(a->nested), truth(a->smm));
 }
 
 static void print_json(const struct report *r, bool good)

@@ -57,7 +57,8 @@ static void on_timeout(void *arg, u32 events)
 {
 	struct vm *vm = arg;
 
-	vmm_stop(vm, EXIT_CONTAINED, "stopped: --timeout of %llu seconds is over", (unsigned long long)vm->opt->timeout);
+	vmm_stop(vm, EXIT_CONTAINED, "stopped: --timeout of %llu seconds is over",
+		 (unsigned long long)vm->opt->timeout);
 }
 
 /* Before any thread exists, so that all inherit the mask: signals are the main thread's, through a descriptor. */
@@ -190,7 +191,8 @@ static void print_stats(struct vm *vm)
 		fprintf(stderr, "\n");
 	}
 	fprintf(stderr, "casement: notify exits %llu, bus locks %llu\n",
-		(unsigned long long)atomic_load(&vm->notify_count), (unsigned long long)atomic_load(&vm->bus_lock_count));
+		(unsigned long long)atomic_load(&vm->notify_count),
+		(unsigned long long)atomic_load(&vm->bus_lock_count));
 }
 
 /* A signal ends us as it would have without us, so that the shell sees it. */

@@ -111,7 +111,7 @@ static s64 period_ns(const struct rtc *r)
 
 	if (!rate)
 		return 0;
-	/* [MC146818A "Periodic Interrupt Rate"]: rates 1 and 2 are those of 8 and 9 with a 32 kHz crystal */
+	/* [MC146818 "Periodic Interrupt Rate"]: rates 1 and 2 are those of 8 and 9 with a 32 kHz crystal */
 	return NSEC * (1ll << ((rate <= 2 ? rate + 7 : rate) - 1)) / 32768;
 }
 

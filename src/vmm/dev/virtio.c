@@ -200,7 +200,10 @@ static void write_queue(struct virtio *v, u32 off, unsigned int size, u64 val)
 		q->enabled = val == 1;
 	} else if (off >= VIRTIO_PCI_COMMON_Q_DESCLO && off + size <= VIRTIO_PCI_COMMON_Q_USEDHI + 4 &&
 		   !(off & (size - 1)) && size >= 4) {
-		addr = off < VIRTIO_PCI_COMMON_Q_AVAILLO ? &q->desc : off < VIRTIO_PCI_COMMON_Q_USEDLO ? &q->avail : &q->used;
+		if (off < VIRTIO_PCI_COMMON_Q_AVAILLO)
+			addr = &q->desc;
+		else
+			addr = off < VIRTIO_PCI_COMMON_Q_USEDLO ? &q->avail : &q->used;
 		memcpy((u8 *)addr + (off & 7), &val, size);
 	}
 }

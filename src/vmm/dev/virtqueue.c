@@ -80,7 +80,7 @@ static bool walk(struct vq *q, struct vq_chain *c, const u8 *table, u32 num, u32
 		/* The only read of guest memory: what is checked is what is used. */
 		memcpy(&d, table + at * DESC_SIZE, DESC_SIZE);
 		if (d.flags & VRING_DESC_F_INDIRECT) {
-			/* Not inside a table, not with NEXT; after ordinary ones it is allowed, but no driver does it. */
+			/* Not inside a table, not with NEXT; no driver puts it after ordinary ones. */
 			if (!indirect || steps || (d.flags & VRING_DESC_F_NEXT))
 				return false;
 			*indirect = d;

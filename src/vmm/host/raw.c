@@ -146,8 +146,10 @@ int raw_zero(struct raw *r, u64 off, u64 len, bool may_unmap)
 {
 	static u8 zeros[65536];
 
-	if (!fallocate(r->fd, (may_unmap ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE) | FALLOC_FL_KEEP_SIZE, (off_t)off,
-		       (off_t)len))
+	if (!fallocate(r->fd,
+		       (may_unmap ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE) |
+			       FALLOC_FL_KEEP_SIZE,
+		       (off_t)off, (off_t)len))
 		return 0;
 	while (len) {
 		size_t part = len < sizeof(zeros) ? len : sizeof(zeros);

@@ -60,7 +60,8 @@ static int choose_address(struct vm *vm, struct bz *z, const struct image *k)
 
 	z->load = z->h.pref_address;
 	if (z->load < BOOT_HIGH || z->load >= MMIO_HOLE_START)
-		return vmm_error(EXIT_USAGE, "kernel '%s' wants to be loaded at 0x%llx", k->path, (unsigned long long)z->load);
+		return vmm_error(EXIT_USAGE, "kernel '%s' wants to be loaded at 0x%llx", k->path,
+				 (unsigned long long)z->load);
 	end = z->load + (z->h.init_size > z->code_size ? z->h.init_size : z->code_size);
 	if (end > ram_low_end(&vm->ram))
 		return vmm_error(EXIT_USAGE, "kernel '%s' needs at least %llu MiB of memory (-m)", k->path,

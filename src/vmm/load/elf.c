@@ -58,7 +58,8 @@ static struct segment segment_at(const struct elf *e, u32 i)
 
 	if (e->is64) {
 		memcpy(&p64, p, sizeof(p64));
-		return (struct segment){ p64.p_type, p64.p_offset, p64.p_paddr, p64.p_filesz, p64.p_memsz, p64.p_align };
+		return (struct segment){ p64.p_type,   p64.p_offset, p64.p_paddr,
+					 p64.p_filesz, p64.p_memsz,  p64.p_align };
 	}
 	memcpy(&p32, p, sizeof(p32));
 	return (struct segment){ p32.p_type, p32.p_offset, p32.p_paddr, p32.p_filesz, p32.p_memsz, p32.p_align };
@@ -171,7 +172,10 @@ int load_elf(struct vm *vm, const struct image *k, const struct image *initrd, s
 	if (!info.pvh_entry && multiboot_probe(k))
 		return load_multiboot(vm, k, initrd, b);
 	if (!info.pvh_entry || !page)
-		return vmm_error(EXIT_USAGE, "kernel '%s' is an ELF file without a PVH entry note or multiboot header", k->path);
+		return vmm_error(
+			EXIT_USAGE,
+			"kernel '%s' is an ELF file without a PVH entry note or multiboot header",
+			k->path);
 	rc = place_cmdline(vm, BOOT_CMDLINE_MAX);
 	if (!rc)
 		rc = place_initrd(vm, initrd, info.high, MMIO_HOLE_START, &initrd_gpa);

@@ -73,7 +73,10 @@ static int load(struct vm *vm, const struct image *k, const struct image *initrd
 	case FMT_FLAT64:
 		return load_flat(vm, k, b, f == FMT_FLAT64);
 	default:
-		return vmm_error(EXIT_USAGE, "kernel '%s' is no bzImage, ELF or multiboot file (truncated? see --format)", k->path);
+		return vmm_error(EXIT_USAGE,
+				 "kernel '%s' is no bzImage, ELF or multiboot file (truncated? see "
+				 "--format)",
+				 k->path);
 	}
 }
 

@@ -30,7 +30,9 @@ int place_initrd(struct vm *vm, const struct image *initrd, u64 min, u64 max, u6
 	if (!initrd->size)
 		return 0;
 	if (end < initrd->size || (end - initrd->size) < min)
-		return vmm_error(EXIT_USAGE, "initrd '%s' (%llu MiB) does not fit in memory beside the kernel; give more with -m",
+		return vmm_error(EXIT_USAGE,
+				 "initrd '%s' (%llu MiB) does not fit in memory beside the kernel; "
+				 "give more with -m",
 				 initrd->path, (unsigned long long)(initrd->size >> 20) + 1);
 	at = (end - initrd->size) & PAGE_MASK;
 	if (at < min || !ram_write(&vm->ram, at, initrd->data, initrd->size))
@@ -47,7 +49,8 @@ int place_cmdline(struct vm *vm, u64 max)
 	if (max > BOOT_CMDLINE_MAX - 1)
 		max = BOOT_CMDLINE_MAX - 1;
 	if (len > max)
-		return vmm_error(EXIT_USAGE, "--cmdline: %zu bytes, the kernel takes %llu", len, (unsigned long long)max);
+		return vmm_error(EXIT_USAGE, "--cmdline: %zu bytes, the kernel takes %llu", len,
+				 (unsigned long long)max);
 	if (!ram_write(&vm->ram, BOOT_CMDLINE, text, len + 1))
 		return vmm_error(EXIT_USAGE, "--mem: too little for the command line");
 	return 0;

@@ -144,8 +144,8 @@ void on_trap(struct frame *f)
 		recover = NULL;
 		resume(c);
 	}
-	print("Bail out! trap %lu error %lx at %lx cs %lx flags %lx cr2 %lx\n", f->vector, f->error, f->ip, f->cs, f->flags,
-	      trap.cr2);
+	print("Bail out! trap %lu error %lx at %lx cs %lx flags %lx cr2 %lx\n", f->vector, f->error,
+	      f->ip, f->cs, f->flags, trap.cr2);
 	failures++;
 	lib_exit();
 }
