@@ -205,7 +205,8 @@ static int refuse_laxer(const struct guard_opts *o, const struct value *v, char 
 		snprintf(err, n, "%s=%.*s: the administrator's floor is %s=%.*s", r->key, (int)v->len, v->text, r->key,
 			 (int)len, name);
 	else
-		snprintf(err, n, "%s=%.*s: the administrator's floor is %s=%u", r->key, (int)v->len, v->text, r->key, floor);
+		snprintf(err, n, "%s=%.*s: the administrator's floor is %s=%u", r->key, (int)v->len,
+			 v->text, r->key, floor);
 	return -EINVAL;
 }
 
@@ -264,7 +265,8 @@ static int unknown_key(const char *s, size_t len, char *err, size_t n)
 	return -EINVAL;
 }
 
-static int one(struct guard_opts *o, const char *s, size_t len, enum opts_source source, bool floor, char *err, size_t n)
+static int one(struct guard_opts *o, const char *s, size_t len, enum opts_source source, bool floor,
+	       char *err, size_t n)
 {
 	const char *eq = memchr(s, '=', len);
 	size_t klen = eq ? (size_t)(eq - s) : len;

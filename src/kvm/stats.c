@@ -26,9 +26,13 @@ struct stat_desc {
 	char name[NAME_SIZE];
 };
 
-#define DESC(owner, name_, type, unit, exp, n)                                           \
-	{ .flags = KVM_STATS_TYPE_##type | KVM_STATS_UNIT_##unit | KVM_STATS_BASE_POW10, \
-	  .exponent = (exp), .size = (n), .bucket_size = KVM_STATS_TYPE_##type == KVM_STATS_TYPE_LINEAR_HIST, .offset = offsetof(struct owner, name_), .name = #name_ },
+#define DESC(owner, name_, type, unit, exp, n)                                                     \
+	{ .flags = KVM_STATS_TYPE_##type | KVM_STATS_UNIT_##unit | KVM_STATS_BASE_POW10,           \
+	  .exponent = (exp),                                                                       \
+	  .size = (n),                                                                             \
+	  .bucket_size = KVM_STATS_TYPE_##type == KVM_STATS_TYPE_LINEAR_HIST,                      \
+	  .offset = offsetof(struct owner, name_),                                                 \
+	  .name = #name_ },
 
 static const struct stat_desc vm_desc[] = {
 #define VM_STAT(name, type, unit, exp, n) DESC(kvm_vm_stat, name, type, unit, exp, n)

@@ -81,7 +81,10 @@ static uint64_t get_msr(int vcpu, uint32_t index)
 
 static int set_msr(int vcpu, uint32_t index, uint64_t val)
 {
-	struct { struct kvm_msrs head; struct kvm_msr_entry e; } m = { .head.nmsrs = 1, .e.index = index, .e.data = val };
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry e;
+	} m = { .head.nmsrs = 1, .e.index = index, .e.data = val };
 
 	return call(vcpu, KVM_SET_MSRS, &m);
 }

@@ -87,7 +87,9 @@ static void administrator(void)
 	close(fd);
 	snprintf(cmd, sizeof(cmd), "CASEMENT_OPTS_FILE=%s %s never", path, self);
 	is(system(cmd), 0, "N06 window -1 in the administrator's file: the host has no notify exits");
-	snprintf(cmd, sizeof(cmd), "echo 'floor notify-window=100' >%s; CASEMENT_OPTS_FILE=%s %s floor", path, path, self);
+	snprintf(cmd, sizeof(cmd),
+		 "echo 'floor notify-window=100' >%s; CASEMENT_OPTS_FILE=%s %s floor", path, path,
+		 self);
 	is(system(cmd), 0, "an administrator's largest window holds for the monitor too");
 	unlink(path);
 }

@@ -56,7 +56,8 @@ static void admin(void)
 	ok(o.notify_window == 1000 && o.fidelity == FIDELITY_STRICT, "its values are defaults");
 	is(parse(&o, "fidelity=parity"), 0, "a default can be changed");
 	is(parse(&o, "notify-window=500"), 0, "a floor can be tightened");
-	ok(parse(&o, "notify-window=1001") < 0 && strstr(err, "floor is notify-window=1000"), "but not relaxed: %s", err);
+	ok(parse(&o, "notify-window=1001") < 0 && strstr(err, "floor is notify-window=1000"),
+	   "but not relaxed: %s", err);
 	f = fopen(path, "w");
 	fprintf(f, "notify-window=-1\n");
 	fclose(f);
@@ -67,7 +68,9 @@ static void admin(void)
 	fprintf(f, "fidelity=strict\nwindow=1\n");
 	fclose(f);
 	guard_opts_default(&o);
-	ok(guard_opts_file(&o, path, err, sizeof(err)) < 0 && strstr(err, ":2: unknown option 'window'"), "an error has its line: %s", err);
+	ok(guard_opts_file(&o, path, err, sizeof(err)) < 0 &&
+		   strstr(err, ":2: unknown option 'window'"),
+	   "an error has its line: %s", err);
 	is(o.fidelity, FIDELITY_PARITY, "and nothing is taken");
 	unlink(path);
 	is(guard_opts_file(&o, path, err, sizeof(err)), 0, "no file is no error");

@@ -33,7 +33,8 @@ static int find_path(char *out, size_t size, const char *cmd)
 		snprintf(out, size, "%s", cmd);
 		if (is_program(out))
 			return 0;
-		return vmm_error(EXIT_USAGE, "with: %s: %s", cmd, access(cmd, F_OK) ? strerror(errno) : "not a program");
+		return vmm_error(EXIT_USAGE, "with: %s: %s", cmd,
+				 access(cmd, F_OK) ? strerror(errno) : "not a program");
 	}
 	while (*p) {
 		const char *end = strchrnul(p, ':');
@@ -125,8 +126,11 @@ static int examine(struct target *t, int depth)
 		return vmm_error(EXIT_USAGE, "with: %s: %s", t->elf, strerror(errno));
 	n = read(fd, &head, sizeof(head) - 1);
 	if (gains_rights(t->elf)) {
-		rc = vmm_error(EXIT_USAGE, "with: %s: setuid, setgid or with capabilities: the loader ignores the preload; "
-			       "run it as its owner", t->elf);
+		rc = vmm_error(EXIT_USAGE,
+			       "with: %s: setuid, setgid or with capabilities: the loader ignores "
+			       "the preload; "
+			       "run it as its owner",
+			       t->elf);
 	} else if (n >= (ssize_t)sizeof(head.eh) && !memcmp(head.eh.e_ident, ELFMAG, SELFMAG)) {
 		rc = examine_elf(t, fd, &head.eh);
 	} else if (n > 2 && head.text[0] == '#' && head.text[1] == '!' && depth < SCRIPT_DEPTH) {
@@ -199,7 +203,9 @@ int target_preload_works(const struct target *t, const char *lib)
 	pid_t pid;
 
 	if (!strstr(t->interp, "/ld-linux-x86-64"))
-		return vmm_error(EXIT_USAGE, "with: %s: its loader is %s, and the preload needs glibc's", t->elf, t->interp);
+		return vmm_error(EXIT_USAGE,
+				 "with: %s: its loader is %s, and the preload needs glibc's",
+				 t->elf, t->interp);
 	if (strpbrk(lib, " :"))
 		return vmm_error(EXIT_HOST, "with: %s: the loader takes no path with blanks or colons", lib);
 	if (pipe2(pipe_fd, O_CLOEXEC))

@@ -134,7 +134,8 @@ static void make_gates(struct board *b, enum board_mode mode)
 	u16 sel = mode == BOARD_REAL16 ? 0 : is_long(mode) ? SEL_CODE0_64 : SEL_CODE0;
 
 	for (unsigned int v = 0; v < 256; v++)
-		board_gate(b, mode, v, sel, BOARD_HANDLERS + v * 16, GATE_INT32, v == 3 || v == 4 || v >= 32 ? 3 : 0, 0);
+		board_gate(b, mode, v, sel, BOARD_HANDLERS + v * 16, GATE_INT32,
+			   v == 3 || v == 4 || v >= 32 ? 3 : 0, 0);
 }
 
 static void make_tss(struct board *b, enum board_mode mode)
@@ -407,7 +408,8 @@ static int arm(struct board *b, unsigned int ms, timer_t *t)
 {
 	struct sigevent ev = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIG_TIME };
 	/* again and again: the first may come before KVM_RUN has begun */
-	struct itimerspec its = { .it_value = { ms / 1000, (long)(ms % 1000) * 1000000 }, .it_interval = { 0, 5000000 } };
+	struct itimerspec its = { .it_value = { ms / 1000, (long)(ms % 1000) * 1000000 },
+				  .it_interval = { 0, 5000000 } };
 	struct sigaction sa = { .sa_handler = on_time };
 
 	b->kvm->sigaction(SIG_TIME, &sa, NULL);
