@@ -538,7 +538,8 @@ struct cpu_bus {
 	/* a lock that would reach the bus: a split one, or one in memory that is not write-back. Asked before the
 	 * access, with nothing committed. May be NULL: what MSR_TEST_CTRL says. */
 	enum lock_answer (*lock)(struct vcpu *v, enum lock_kind kind, gva_t la, u32 size);
-	/* the guest writes MSR_TEST_CTRL; false = #GP(0). May be NULL. */
+	/* the guest reads MSR_TEST_CTRL; or writes it: false = #GP(0). May be NULL. */
+	u64 (*test_ctrl_read)(const struct vcpu *v);
 	bool (*test_ctrl)(struct vcpu *v, u64 val);
 	/* the instruction just retired performed a bus lock; true = stop with CPU_STOP_BUS_LOCK. May be NULL. */
 	bool (*bus_locked)(struct vcpu *v);

@@ -478,7 +478,9 @@ static u64 test_ctrl_bits(const struct vcpu *v)
 
 READ(TEST_CTRL)
 {
-	*val = v->msr_val[row->slot];
+	const struct cpu_bus *bus = v->vm->bus;
+
+	*val = !host && bus->test_ctrl_read ? bus->test_ctrl_read(v) : v->msr_val[row->slot];
 	return host || test_ctrl_bits(v) ? 0 : -EINVAL;
 }
 WRITE(TEST_CTRL)

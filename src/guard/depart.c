@@ -40,6 +40,7 @@ void guard_init(struct guard *g, const struct guard_opts *opt, u32 vm)
 {
 	g->opt = *opt;
 	g->ring.vm = vm;
+	guard_lock_init(&g->lock, opt);
 	g->notify_window = opt->notify_window;
 	g->notify_threshold = opt->notify_threshold;
 	g->notify = !opt->notify_forbidden &&

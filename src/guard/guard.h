@@ -10,6 +10,7 @@
 #include <errno.h>
 
 #include "cpu/cpu.h"
+#include "guard/lock.h"
 #include "guard/opts.h"
 #include "trace/departure.h"
 
@@ -27,6 +28,7 @@ struct guard {
 	_Atomic bool notify;
 	bool notify_user;
 	_Atomic u32 notify_window, notify_threshold;
+	struct guard_lock lock;
 };
 
 /**
@@ -48,6 +50,7 @@ struct guard_vcpu {
 	bool context_invalid;
 	bool inject_corrupt;
 	u64 inject_qual;
+	struct guard_vcpu_lock lock;
 };
 
 static inline struct guard *guard_of(const struct vcpu *v) { return v->vm->guard; }

@@ -103,5 +103,9 @@ const struct cpu_bus kvm_bus = {
 	.crystal = clock_bus_crystal,
 	.no_window = guard_no_window,
 	.exc_intercept = guard_exc_intercept,
+	.lock = lock_bus_ask,
+	.bus_locked = lock_bus_done,
+	.test_ctrl_read = guard_test_ctrl_read,
+	.test_ctrl = guard_test_ctrl,
 	.eoi_broadcast = eoi_broadcast,
 };

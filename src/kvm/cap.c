@@ -176,6 +176,8 @@ long vm_enable_cap(struct kvm_vm *vm, u64 arg, void *buf)
 		return 0;
 	case KVM_CAP_X86_USER_SPACE_MSR:
 		return set_masked32(&vm->user_msr_mask, a, USER_MSR_REASONS);
+	case KVM_CAP_X86_BUS_LOCK_EXIT:
+		return lock_enable_cap(vm, a);
 	case KVM_CAP_EXIT_HYPERCALL:
 		return set_masked(&vm->hypercall_exits, a, HYPERCALL_EXITS);
 	case KVM_CAP_EXIT_ON_EMULATION_FAILURE:

@@ -54,7 +54,7 @@ static u32 supported(struct cpuid_entry *e, u32 max)
 	}
 	add(e, max, &n, KVM_CPUID_SIGNATURE, KVM_CPUID_FEATURES, 0x4b4d564b, 0x564b4d56, 0x4d);
 	add(e, max, &n, KVM_CPUID_FEATURES, PV_FEATURES, 0, 0, 0);
-	return n;
+	return lock_cpuid(e, n, max);
 }
 
 static long give_list(u64 arg, bool empty)

@@ -175,17 +175,19 @@ static const struct exit_row {
 int exit_translate(struct kvm_vcpu *k, enum cpu_stop stop)
 {
 	u32 before = k->run->exit_reason;
+	bool locked;
 	int r;
 
 	if (stop == CPU_STOP_EFAULT)
 		return -EFAULT;
 	if (stop >= ARRAY_SIZE(rows) || !rows[stop].fill)
 		return 1;
+	locked = exit_note_bus_lock(k);
 	k->run->exit_reason = rows[stop].reason;
 	r = rows[stop].fill(k);
 	if (r == 1)
 		k->run->exit_reason = before;
-	return r;
+	return locked ? exit_add_bus_lock(k, r) : r;
 }
 
 /* ---- the answers ------------------------------------------------------------------------------------------------ */

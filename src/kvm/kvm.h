@@ -32,8 +32,25 @@ int options_load(void);
 int options_for_vm(struct guard *g);
 /* Would a VM made now have notify exits? */
 bool options_notify(void);
+/* The options as they are now. */
+void options_copy(struct guard_opts *o);
 /* casement_set_options() */
 int options_set(const char *list, char *err, size_t n);
+
+/* ---- split and bus locks (lock.c) --------------------------------------------------------------- */
+
+struct kvm_vm;
+struct kvm_vcpu;
+enum lock_answer lock_bus_ask(struct vcpu *v, enum lock_kind kind, gva_t la, u32 size);
+bool lock_bus_done(struct vcpu *v);
+long lock_enable_cap(struct kvm_vm *vm, u64 mode);
+u32 lock_cpuid(struct cpuid_entry *e, u32 n, u32 max);
+int exit_lock(struct kvm_vcpu *k);
+int exit_bus_lock(struct kvm_vcpu *k);
+bool exit_note_bus_lock(struct kvm_vcpu *k);
+int exit_add_bus_lock(struct kvm_vcpu *k, int r);
+int lock_serve_ac(struct kvm_vcpu *k);
+void lock_send_sigbus(struct kvm_vcpu *k);
 
 /* ---- statistics (stats.c) --------------------------------------------------------------------- */
 
@@ -129,7 +146,6 @@ struct kvm_vm {
 	bool exception_payload, triple_fault_event;
 	u32 disable_exits, user_msr_mask;
 	u64 hypercall_exits;
-	bool bus_lock_exit;
 	u32 x2apic_flags;
 	struct msr_filter *_Atomic filter;
 	struct iobus *_Atomic pio, *_Atomic mmio;
@@ -162,6 +178,8 @@ struct kvm_vcpu {
 	_Atomic bool triple_fault;
 	bool pv_unhalted;
 	u8 eoi_vector;
+	bool sigbus;		/* a lock killed it: SIGBUS when KVM_RUN returns */
+	u16 run_flags;		/* KVM_RUN_X86_BUS_LOCK for this return */
 	u32 kvm_cpuid_base, pv_features;
 	bool pv_enforce;
 

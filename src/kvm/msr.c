@@ -205,6 +205,8 @@ static bool is_pv(u32 index)
 
 int msr_bus_read(struct vcpu *v, u32 index, u64 *val)
 {
+	if (index == SLD_PV_MSR)
+		return guard_sld_rdmsr(v, val);
 	if (is_pv(index))
 		return pvclock_rdmsr(kvm_of(v), index, val);
 	return irq_msr_read(v, index, val);
@@ -212,6 +214,8 @@ int msr_bus_read(struct vcpu *v, u32 index, u64 *val)
 
 int msr_bus_write(struct vcpu *v, u32 index, u64 val)
 {
+	if (index == SLD_PV_MSR)
+		return guard_sld_wrmsr(v, val, msr_by_host);
 	if (is_pv(index))
 		return pvclock_wrmsr(kvm_of(v), index, val);
 	return irq_msr_write(v, index, val);

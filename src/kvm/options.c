@@ -100,3 +100,13 @@ int options_for_vm(struct guard *g)
 	pthread_mutex_unlock(&options.lock);
 	return r;
 }
+
+void options_copy(struct guard_opts *o)
+{
+	pthread_mutex_lock(&options.lock);
+	if (!load_locked())
+		*o = options.opt;
+	else
+		guard_opts_default(o);
+	pthread_mutex_unlock(&options.lock);
+}

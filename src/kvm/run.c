@@ -131,6 +131,8 @@ static int serve(struct kvm_vcpu *k)
 			k->run->eoi.vector = k->eoi_vector;
 			return exit_reason(k, KVM_EXIT_IOAPIC_EOI);
 		}
+		if (k->guard.lock.inject_ac)
+			return lock_serve_ac(k);
 	}
 	if (req & REQ_TRIPLE) {
 		clear_requests(v, REQ_TRIPLE);
@@ -263,7 +265,8 @@ static void save_run(struct kvm_vcpu *k)
 	struct vcpu *v = k->v;
 
 	run->if_flag = !!(v->rflags & FLAG_IF);
-	run->flags = v->smm ? KVM_RUN_X86_SMM : 0;
+	run->flags = (u16)((v->smm ? KVM_RUN_X86_SMM : 0) | k->run_flags);
+	k->run_flags = 0;
 	run->cr8 = kvm_has_lapic(k) ? irq_read_cr8(v) : v->cr8;
 	run->apic_base = v->apic_base;
 	run->ready_for_interrupt_injection = ready_for_injection(k);
@@ -345,5 +348,7 @@ long vcpu_run(struct kvm_vcpu *k)
 	if (masked)
 		leave_mask(old);
 	signal_self.running = NULL;
+	guard_lock_leave(v);
+	lock_send_sigbus(k);
 	return r;
 }

@@ -60,6 +60,8 @@ static int vcpu_init(struct kvm_vcpu *k, u32 id)
 		return -errno;
 	k->v->owner = k;
 	guard_vcpu_init(&k->guard, &vm->guard, k->v);
+	if (!vm->guard.lock.offered)
+		k->v->msr_val[MSR_SLOT_CORE_CAPABILITIES] = 0;
 	cpuid_adopt(k->v); /* no CPUID yet: everything there is */
 	if (irqchip_mode(&vm->m) == IRQCHIP_NONE || irqchip_is_bsp(k->v))
 		k->mp_state = KVM_MP_STATE_RUNNABLE;
