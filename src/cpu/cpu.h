@@ -749,6 +749,8 @@ void rcache_destroy(struct vcpu *v);
 /* Page written by this vCPU at gpa..gpa+len: drop overlapping traces. True if any was dropped. */
 bool rcache_invalidate(struct vcpu *v, gpa_t gpa, unsigned int len);
 void rcache_flush(struct vcpu *v);
+/* v is about to sleep, in guest mode still: when it has hardly run of late, give the memory of its traces back. */
+void rcache_rest(struct vcpu *v);
 /* Store to a page some vCPU has decoded (code_users != 0): invalidate here, notify the others. */
 bool code_written(struct vcpu *v, struct memslot *s, gpa_t gpa, unsigned int len);
 

@@ -213,7 +213,8 @@ bool rcache_invalidate(struct vcpu *v, gpa_t gpa, unsigned int len)
 	return hit;
 }
 
-void rcache_flush(struct vcpu *v)
+/* Traces only: stubs go by what they do and may be met again. */
+static void start_over(struct vcpu *v)
 {
 	struct rcache *rc = v->rc;
 
@@ -227,8 +228,33 @@ void rcache_flush(struct vcpu *v)
 	rc->free_page = 0;
 	rc->used = 64;
 	rc->stat_flushes++;
-	native_reset(v);
 	vcpu_reverify(v);
+}
+
+void rcache_flush(struct vcpu *v)
+{
+	start_over(v);
+	native_reset(v);
+}
+
+#define REST_NS 1000000000ull
+#define REST_INSNS 4000000ull /* in that time: some percent of a core at most */
+
+void rcache_rest(struct vcpu *v)
+{
+	struct rcache *rc = v->rc;
+	u64 now = base_now_ns();
+	bool idle;
+
+	if (now - rc->rest_since < REST_NS)
+		return;
+	idle = (v->icount - rc->rest_icount) * REST_NS < REST_INSNS * (now - rc->rest_since);
+	rc->rest_since = now;
+	rc->rest_icount = v->icount;
+	if (!idle || rc->used <= RCACHE_REST)
+		return;
+	start_over(v);
+	madvise(rc->arena + PAGE_SIZE, RCACHE_ARENA - PAGE_SIZE, MADV_DONTNEED);
 }
 
 /* ---- writes seen by this vCPU, told to the others ------------------------------------------------ */
@@ -374,7 +400,7 @@ static struct trace *trace_alloc(struct vcpu *v)
 		      RCACHE_TRACE_MAX * 15 + 16;
 
 	if (rc->used + need > RCACHE_ARENA || rc->npages >= RCACHE_PAGES - 1)
-		rcache_flush(v);
+		start_over(v);
 	return (struct trace *)(rc->arena + rc->used);
 }
 

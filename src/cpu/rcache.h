@@ -11,7 +11,8 @@
 #pragma once
 #include "cpu/cpu.h"
 
-#define RCACHE_ARENA (3u << 20)	/* bytes of traces; the cache starts over when they are used up */
+#define RCACHE_ARENA (12u << 20)	/* bytes of traces; the cache starts over when they are used up */
+#define RCACHE_REST (1u << 20)	/* a processor that mostly sleeps keeps no more than this */
 #define RCACHE_HASH 16384u
 #define RCACHE_PAGES 4096u	/* distinct code pages */
 #define RCACHE_PAGE_HASH 4096u
@@ -65,8 +66,10 @@ struct rcache {
 	u32 npages;
 	u32 used;	/* arena bytes */
 	u32 free_page;	/* list of freed code_page, index + 1 */
+	u64 rest_since;		/* when rcache_rest() last looked, and icount then */
+	u64 rest_icount;
 	u64 stat_traces, stat_insns, stat_flushes, stat_drops;
-	u8 arena[RCACHE_ARENA] __attribute__((aligned(64)));
+	u8 arena[RCACHE_ARENA] __attribute__((aligned(4096)));
 };
 
 static inline struct jentry *jcache_slot(struct rcache *rc, u64 lin)

@@ -377,6 +377,8 @@ static enum cpu_stop leave(struct vcpu *v)
 {
 	cpu_fp_spill(v);
 	interval_hold(v);
+	if (v->stop == CPU_STOP_HLT || v->stop == CPU_STOP_MWAIT)
+		rcache_rest(v);
 	cpu_leave_guest(v);
 	return v->stop;
 }
