@@ -152,7 +152,7 @@ enum casement_format { CASEMENT_JSON, CASEMENT_TEXT };
  * @vm: VM file descriptor
  * @format: one JSON object a line (doc/departures.md), or one line of text
  *
- * The descriptor is the read end of a pipe, non-blocking, to be polled. Records that nobody has read wait in a ring
+ * The descriptor is a non-blocking stream to be polled and read. Records that nobody has read wait in a ring
  * of 1024; older ones are dropped, and the gap in "seq" shows it. There is one reader: a second call takes over.
  *
  * Return: a file descriptor, close-on-exec, or -1 with errno: EBADF not a VM; EMFILE, ENFILE, ENOMEM.

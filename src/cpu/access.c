@@ -106,11 +106,9 @@ static int align_check(struct vcpu *v, gva_t la, unsigned int size, u32 acc)
 
 int mem_check(struct vcpu *v, gva_t la, unsigned int size, u32 acc)
 {
-	int res;
+	int res = align_check(v, la, size, acc);
 
-	if (acc & ACC_SYS)
-		return 0;
-	res = align_check(v, la, size, acc);
+	/* What the processor reads in descriptor tables and the TSS by itself is watched as well (CVE-2015-8104). */
 	if (!res && v->watch_mask) {
 		debug_data_access(v, la, size, acc);
 		if (v->pending_db)

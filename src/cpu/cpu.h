@@ -412,6 +412,7 @@ struct vcpu {
 	u64 deliver_icount;	/* icount at the last delivery: still the same, no window has opened; ~0: one has */
 	u64 deliver_start;	/* crystal time of the windowless interval's start, kept by bus->no_window; 0 = none */
 	u32 deliver_rounds;	/* deliveries begun in it */
+	bool event_begins;	/* ask bus->event_begins */
 
 	/* memory machinery */
 	struct tlb *tlb;
@@ -532,6 +533,8 @@ struct cpu_bus {
 	/* an event is to be delivered although no window has opened since the last delivery began, rounds deliveries
 	 * ago; true = stop with CPU_STOP_NOTIFY. v->inj is the event. */
 	bool (*no_window)(struct vcpu *v, u32 rounds);
+	/* v->inj is about to be delivered and v->event_begins is set: true stops the vCPU here (v->stop set). May be NULL. */
+	bool (*event_begins)(struct vcpu *v);
 	/* second was raised while first was being delivered: an outside hypervisor that intercepts it may stop the vCPU
 	 * here (true, v->stop and v->internal set); first stays the event to deliver. May be NULL. */
 	bool (*exc_intercept)(struct vcpu *v, const struct event *first, const struct event *second);

@@ -220,6 +220,8 @@ int cpu_deliver(struct vcpu *v)
 			return OP_AGAIN;
 		if (interval_over(v))
 			return OP_STOP;
+		if (unlikely(v->event_begins) && v->vm->bus->event_begins(v))
+			return OP_STOP;
 		r = deliver_round(v);
 		if (r)
 			return r;

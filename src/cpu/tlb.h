@@ -103,6 +103,8 @@ static inline struct tlb_l1 *l1_view(struct vcpu *v, u32 acc)
 {
 	if (likely(!(acc & (ACC_SYS | ACC_USER))))
 		return v->dtlb;
+	if (unlikely(v->watch_mask)) /* descriptor tables and stacks are watched too */
+		return &v->l1[VIEW_NONE];
 	return &v->l1[mmu_view(v, acc)];
 }
 

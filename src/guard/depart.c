@@ -35,21 +35,3 @@ void guard_depart_vm(struct guard *g, enum departure_kind kind, u64 cause)
 
 	departure_post(&g->ring, &d);
 }
-
-void guard_init(struct guard *g, const struct guard_opts *opt, u32 vm)
-{
-	g->opt = *opt;
-	g->ring.vm = vm;
-	guard_lock_init(&g->lock, opt);
-	g->notify_window = opt->notify_window;
-	g->notify_threshold = opt->notify_threshold;
-	g->notify = !opt->notify_forbidden &&
-		    (opt->notify_vmexit == NOTIFY_RUN || opt->notify_vmexit == NOTIFY_INTERNAL_ERROR);
-}
-
-void guard_vcpu_init(struct guard_vcpu *gv, struct guard *g, struct vcpu *v)
-{
-	gv->guard = g;
-	gv->v = v;
-	v->guard = gv;
-}

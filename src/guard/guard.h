@@ -10,6 +10,7 @@
 #include <errno.h>
 
 #include "cpu/cpu.h"
+#include "guard/inject.h"
 #include "guard/lock.h"
 #include "guard/opts.h"
 #include "trace/departure.h"
@@ -21,6 +22,8 @@
  * @notify: notify VM exits are on
  * @notify_user: the monitor wants to see each of them (KVM_X86_NOTIFY_VMEXIT_USER)
  * @notify_window, @notify_threshold: in crystal clocks; may change while the VM runs
+ * @inject_qual, @inject_corrupt: qualification bits of the next notify exit of any vCPU
+ * @plan: ioctls that are to fail
  */
 struct guard {
 	struct guard_opts opt;
@@ -29,7 +32,12 @@ struct guard {
 	bool notify_user;
 	_Atomic u32 notify_window, notify_threshold;
 	struct guard_lock lock;
+	_Atomic u64 inject_qual;
+	_Atomic bool inject_corrupt;
+	struct inject_plan plan;
 };
+
+enum wedge { WEDGE_NONE, WEDGE_TICKS, WEDGE_NOTIFY, WEDGE_F00F };
 
 /**
  * struct guard_vcpu - containment of one vCPU
@@ -39,7 +47,11 @@ struct guard {
  * @notify_icount, @notify_repeats: when the last notify exit was, and how many there have been in a row without an
  *	instruction retired
  * @context_invalid: the last one said VM_CONTEXT_INVALID and nobody has written a new context since
- * @inject_qual, @inject_corrupt: for the next one
+ * @f00f: LOCK CMPXCHG8B of a register hangs
+ * @wedge: enum wedge; the vCPU executes nothing and opens no window
+ * @wedge_ticks, @wedge_begin, @wedge_end, @wedge_rip: for how long it is asked to; when the present windowless interval
+ *	began; when it ends; where
+ * @mce: MCi_STATUS of a machine check to raise at the next entry, 0: none
  */
 struct guard_vcpu {
 	struct guard *guard;
@@ -48,9 +60,11 @@ struct guard_vcpu {
 	u64 notify_icount;
 	u32 notify_repeats;
 	bool context_invalid;
-	bool inject_corrupt;
-	u64 inject_qual;
 	struct guard_vcpu_lock lock;
+	bool f00f;
+	u8 wedge;
+	u64 wedge_ticks, wedge_begin, wedge_end, wedge_rip;
+	_Atomic u64 mce;
 };
 
 static inline struct guard *guard_of(const struct vcpu *v) { return v->vm->guard; }
@@ -64,6 +78,11 @@ static inline bool guard_strict(const struct guard *g) { return g->opt.fidelity 
  */
 void guard_init(struct guard *g, const struct guard_opts *opt, u32 vm);
 void guard_vcpu_init(struct guard_vcpu *gv, struct guard *g, struct vcpu *v);
+
+/* The options as they are now. */
+struct guard_opts guard_opts_now(const struct guard *g);
+/* Change notify-window or notify-threshold of a VM: 0, or -EINVAL after filling err. */
+int guard_change_option(struct guard *g, const char *option, char *err, size_t n);
 
 /* ---- departures (depart.c) ------------------------------------------------------------------------ */
 
@@ -119,3 +138,17 @@ int guard_notify_enable(struct guard *g, u32 window, bool user);
 
 /* Make a context that is as invalid as it is said to be. */
 void guard_corrupt(struct vcpu *v);
+
+/* ---- fault injection (inject.c) ------------------------------------------------------------------------ */
+
+/* cpu_bus.event_begins: the F00F hang */
+bool guard_event_begins(struct vcpu *v);
+/* The vCPU executes nothing for ticks of the crystal, 0: until its notify exit. Any thread. */
+void guard_wedge(struct guard_vcpu *gv, u64 ticks);
+
+enum wedge_state {
+	WEDGE_FREE,	/* run the guest */
+	WEDGE_HELD,	/* wait, at most *ticks (~0: for ever), and look again */
+	WEDGE_EXIT,	/* a notify exit */
+};
+enum wedge_state guard_wedge_look(struct guard_vcpu *gv, u64 *ticks);

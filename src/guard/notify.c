@@ -105,9 +105,8 @@ static void count_repeats(struct guard_vcpu *gv)
 
 static u64 qualification(struct guard_vcpu *gv)
 {
-	u64 qual = gv->inject_qual;
+	u64 qual = atomic_exchange(&gv->guard->inject_qual, 0);
 
-	gv->inject_qual = 0;
 	if (qual & NOTIFY_QUAL_INVALID)
 		guard_depart(gv->v, DEP_INJECT_CONTEXT, qual);
 	if (qual & NOTIFY_QUAL_NMI_UNBLOCK)
@@ -140,7 +139,7 @@ enum notify_verdict guard_notify_exit(struct vcpu *v, bool *invalid)
 		drop_vectoring(v);
 	if (*invalid) {
 		gv->context_invalid = true;
-		if (gv->inject_corrupt)
+		if (atomic_exchange(&g->inject_corrupt, false))
 			guard_corrupt(v);
 	}
 	if (g->notify_user || *invalid)

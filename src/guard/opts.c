@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "guard/inject.h"
 
 enum kind { KIND_ENUM, KIND_NUM, KIND_TEXT };
 enum strict { SAME, UP, DOWN };
@@ -148,6 +149,22 @@ static int bad_value(char *err, size_t n, const struct value *v)
 	return -EINVAL;
 }
 
+static int check_injections(const struct value *v, char *err, size_t n)
+{
+	char what[OPT_TEXT_MAX], why[512];
+	const char *at = what;
+	struct injection i;
+	int r;
+
+	memcpy(what, v->text, v->len);
+	what[v->len] = 0;
+	while ((r = guard_inject_next(&at, &i, why, sizeof(why))) > 0)
+		;
+	if (r)
+		snprintf(err, n, "inject: %s", why);
+	return r;
+}
+
 static int parse_value(struct value *v, enum opts_source source, char *err, size_t n)
 {
 	const struct row *r = v->row;
@@ -157,6 +174,8 @@ static int parse_value(struct value *v, enum opts_source source, char *err, size
 	if (r->kind == KIND_TEXT) {
 		if (!v->len || v->len >= OPT_TEXT_MAX)
 			return bad(err, n, v, "empty or too long");
+		if (r == &rows[OPT_ID_inject])
+			return check_injections(v, err, n);
 		return r->built ? 0 : bad(err, n, v, "not built into this version");
 	}
 	if (r->kind == KIND_ENUM) {

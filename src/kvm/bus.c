@@ -107,5 +107,6 @@ const struct cpu_bus kvm_bus = {
 	.bus_locked = lock_bus_done,
 	.test_ctrl_read = guard_test_ctrl_read,
 	.test_ctrl = guard_test_ctrl,
+	.event_begins = guard_event_begins,
 	.eoi_broadcast = eoi_broadcast,
 };

@@ -47,11 +47,9 @@ struct get_option {
 static long get_option(struct kvm_vm *vm, void *ctx)
 {
 	const struct get_option *q = ctx;
-	struct guard_opts now = vm->guard.opt;
+	struct guard_opts now = guard_opts_now(&vm->guard);
 	int r;
 
-	now.notify_window = vm->guard.notify_window;
-	now.notify_threshold = vm->guard.notify_threshold;
 	r = guard_opts_get(&now, q->key, q->buf, q->n);
 	return r >= 0 && (size_t)r >= q->n ? -ERANGE : r;
 }
@@ -65,20 +63,9 @@ PUBLIC int casement_get_option(int vm, const char *key, char *buf, size_t n)
 
 static long change_option(struct kvm_vm *vm, void *ctx)
 {
-	const char *option = ctx;
-	struct guard_opts next = vm->guard.opt;
 	char err[1024];
 
-	if (strchr(option, ',') ||
-	    (strncmp(option, "notify-window=", 14) && strncmp(option, "notify-threshold=", 17)))
-		return -EINVAL;
-	next.notify_window = vm->guard.notify_window;
-	next.notify_threshold = vm->guard.notify_threshold;
-	if (guard_opts_parse(&next, option, OPTS_USER, err, sizeof(err)))
-		return -EINVAL;
-	vm->guard.notify_window = next.notify_window;
-	vm->guard.notify_threshold = next.notify_threshold;
-	return 0;
+	return guard_change_option(&vm->guard, ctx, err, sizeof(err));
 }
 
 PUBLIC int casement_change_option(int vm, const char *option)
@@ -94,4 +81,28 @@ static long departures(struct kvm_vm *vm, void *ctx)
 PUBLIC int casement_departures(int vm, enum casement_format format)
 {
 	return (int)ret(with_vm(vm, departures, &format));
+}
+
+struct inject_call {
+	const char *what;
+	char *err;
+	size_t n;
+};
+
+static long do_inject(struct kvm_vm *vm, void *ctx)
+{
+	const struct inject_call *c = ctx;
+	char err[512] = "";
+	int r = inject(vm, c->what, err, sizeof(err));
+
+	if (r && c->err && c->n)
+		snprintf(c->err, c->n, "%s", err);
+	return r ? -EINVAL : 0;
+}
+
+PUBLIC int casement_inject(int vm, const char *what, char *err, size_t err_size)
+{
+	struct inject_call c = { what, err, err_size };
+
+	return (int)ret(with_vm(vm, do_inject, &c));
 }

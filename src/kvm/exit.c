@@ -178,8 +178,12 @@ int exit_translate(struct kvm_vcpu *k, enum cpu_stop stop)
 	bool locked;
 	int r;
 
-	if (stop == CPU_STOP_EFAULT)
-		return -EFAULT;
+	if (stop == CPU_STOP_EFAULT) {
+		if (!inject_poisoned(k))
+			return -EFAULT;
+		k->run->exit_reason = KVM_EXIT_INTR;
+		return -EINTR;
+	}
 	if (stop >= ARRAY_SIZE(rows) || !rows[stop].fill)
 		return 1;
 	locked = exit_note_bus_lock(k);

@@ -50,10 +50,28 @@ static long sys_ioctl(void *obj, u32 request, u64 arg)
 	}
 }
 
+/* An ioctl that fault injection wants to fail: -errno, else 0. */
+static long planned(struct kvm_vm *vm, u32 request)
+{
+	int r;
+
+	if (likely(!inject_ioctls))
+		return 0;
+	r = guard_plan_take(&vm->guard.plan, request);
+	if (r)
+		guard_depart_vm(&vm->guard, DEP_INJECT_IOCTL, (u64)request << 32 | (u32)-r);
+	return r;
+}
+
 static long vm_ioctl(void *obj, u32 request, u64 arg)
 {
+	long r;
+
 	if (((struct kvm_vm *)obj)->process != kvm_process())
 		return -EIO;
+	r = planned(obj, request);
+	if (r)
+		return r;
 	switch (request) {
 #define IOCTL_VM DISPATCH
 #include "spec/kvm_ioctl.def"
@@ -81,6 +99,9 @@ static long vcpu_ioctl(void *obj, u32 request, u64 arg)
 		return -EIO;
 	if (_IOC_TYPE(request) != KVMIO)
 		return -EINVAL;
+	r = planned(k->vm, request);
+	if (r)
+		return r;
 	pthread_mutex_lock(&k->mutex);
 	r = vcpu_dispatch(obj, request, arg);
 	pthread_mutex_unlock(&k->mutex);

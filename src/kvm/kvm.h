@@ -19,6 +19,7 @@
 
 #define VCPU_IDS_MAX 4096 /* the kernel's KVM_MAX_VCPU_IDS */
 #define MCE_BANKS 32 /* as in spec/msr.def */
+#define POISON_MAX 16	/* pages poisoned by fault injection */
 #define RUN_PAGES 3	  /* struct kvm_run, port data, coalesced ring */
 #define PAGE_OFF_PIO 1
 #define PAGE_OFF_RING KVM_COALESCED_MMIO_PAGE_OFFSET
@@ -153,6 +154,9 @@ struct kvm_vm {
 	struct resampler *resamplers;
 	struct kvm_clock clock;
 	struct departures departures;
+	struct control *control;
+	struct { gpa_t gpa; hva_t host; } poison[POISON_MAX];
+	_Atomic u32 npoison;
 	struct kvm_vm_stat *stat;
 	u64 wall_clock;		/* MSR_KVM_WALL_CLOCK */
 	int owner_tgid;
@@ -332,6 +336,27 @@ void departures_destroy(struct kvm_vm *vm);
 void departures_drain(struct kvm_vm *vm);
 /* Read end of a pipe, or -errno. */
 int departures_pipe(struct kvm_vm *vm, bool text);
+
+/* ---- fault injection (inject.c) --------------------------------------------------------------------------- */
+
+/**
+ * inject() - carry out a '+'-separated list
+ * @err, @n: on failure one line
+ *
+ * Return: 0; -EINVAL not understood; -ENOENT no such vCPU or no memory there; -ENOSPC too many.
+ */
+int inject(struct kvm_vm *vm, const char *what, char *err, size_t n);
+/* The option inject=, as far as it is about the VM, or this new vCPU. */
+int inject_initial(struct kvm_vm *vm, struct kvm_vcpu *k);
+/* The vCPU thread raises the machine check that is asked for. */
+void inject_mce(struct kvm_vcpu *k);
+/* -EFAULT at v->fault_gpa: is the page poisoned? Then the signal of the kernel's hwpoison is queued. */
+bool inject_poisoned(struct kvm_vcpu *k);
+/* Number of planned ioctl failures in the process. */
+extern _Atomic u32 inject_ioctls;
+/* The control socket (control=PATH). */
+int control_init(struct kvm_vm *vm);
+void control_destroy(struct kvm_vm *vm);
 
 /* ---- stats.c ---------------------------------------------------------------------------------------------- */
 

@@ -212,6 +212,7 @@ int sregs_set(struct kvm_vcpu *k, const struct kvm_sregs *s)
 
 	if (r)
 		return r;
+	k->guard.context_invalid = false; /* this is a new one */
 	for (u32 n = 0; n < 256; n++) {
 		if (!(s->interrupt_bitmap[n / 64] >> (n % 64) & 1))
 			continue;

@@ -10,6 +10,7 @@
 #include "kvm/sig.h"
 
 #define WAKE (REQ_EVENT | REQ_EXIT | REQ_KVM | REQ_TRIPLE)
+#define ENTRY_FAILED_INVALID_STATE 0x80000021u
 #define MWAIT_NAP_NS 50000 /* the monitored line is not watched: look again soon */
 
 /* ---- waiting ------------------------------------------------------------------------------------------- */
@@ -134,9 +135,12 @@ static int serve(struct kvm_vcpu *k)
 		if (k->guard.lock.inject_ac)
 			return lock_serve_ac(k);
 	}
+	if (k->guard.mce)
+		inject_mce(k);
 	if (req & REQ_TRIPLE) {
 		clear_requests(v, REQ_TRIPLE);
 		k->triple_fault = false;
+		k->guard.context_invalid = false;
 		return exit_reason(k, KVM_EXIT_SHUTDOWN);
 	}
 	if (req & REQ_EXIT) {
@@ -177,6 +181,40 @@ static void take_vapic(struct kvm_vcpu *k)
 	cpu_leave_guest(k->v);
 }
 
+/*
+ * The guest, or nothing at all if the vCPU is wedged: then time passes as far as the notify window, and only the host
+ * gets in. A context that was declared invalid is not entered again where the manual's word counts.
+ */
+static enum cpu_stop run_guest_or_not(struct kvm_vcpu *k)
+{
+	u64 ticks = 0;
+
+	while (k->guard.wedge) {
+		enum wedge_state s = guard_wedge_look(&k->guard, &ticks);
+
+		if (s == WEDGE_FREE)
+			break;
+		if (s == WEDGE_EXIT)
+			return CPU_STOP_NOTIFY;
+		if (k->v->request & (REQ_EXIT | REQ_KVM | REQ_TRIPLE))
+			return CPU_STOP_KICK;
+		if (ticks)
+			vcpu_sleep(k->v, REQ_EXIT | REQ_KVM | REQ_TRIPLE,
+				   ticks == ~0ull ? -1 : (s64)mul_div(ticks, 1000000000u, k->vm->clock.crystal_hz));
+	}
+	return cpu_run(k->v);
+}
+
+static bool refuse_entry(struct kvm_vcpu *k)
+{
+	if (!k->guard.context_invalid || !guard_strict(&k->vm->guard))
+		return false;
+	k->run->fail_entry.hardware_entry_failure_reason = ENTRY_FAILED_INVALID_STATE;
+	k->run->fail_entry.cpu = 0;
+	exit_reason(k, KVM_EXIT_FAIL_ENTRY);
+	return true;
+}
+
 static long run_loop(struct kvm_vcpu *k)
 {
 	struct vcpu *v = k->v;
@@ -193,9 +231,11 @@ static long run_loop(struct kvm_vcpu *k)
 			wait_runnable(k);
 			continue;
 		}
+		if (refuse_entry(k))
+			return 0;
 		update_shared(k);
 		k->has_run = true;
-		stop = cpu_run(v);
+		stop = run_guest_or_not(k);
 		take_vapic(k);
 		STAT_INC(k, exits);
 		if (stop == CPU_STOP_MWAIT)

@@ -50,6 +50,8 @@ static inline void signal_leave(void)
 void signal_start(void);
 /* Adopt handlers installed by plain sigaction(2) since; cheap after a thread's first call. */
 void signal_adopt(void);
+/* Send this thread a signal that its handler gets when it leaves the engine. */
+void signal_queue(siginfo_t *si);
 /* sigaction(2) as the caller sees it. 0 or -errno. */
 int signal_action(int sig, const struct sigaction *act, struct sigaction *old);
 /* KVM_SET_SIGNAL_MASK will let sigs arrive that the thread blocks: they must not kill the process. */

@@ -93,9 +93,8 @@ static void default_action(int sig, siginfo_t *si, ucontext_t *uc)
 
 	kernel_sigaction(sig, &dfl, NULL);
 	*mask &= ~bit(sig);
-	/* A fault happens again by itself; anything else is sent again. */
-	if (!is_fault(sig) || si->si_code <= 0)
-		sys_call(SYS_rt_tgsigqueueinfo, sys_call(SYS_getpid, 0), base_gettid(), sig, si);
+	/* A fault would happen again by itself, but one that was queued would not. */
+	sys_call(SYS_rt_tgsigqueueinfo, sys_call(SYS_getpid, 0), base_gettid(), sig, si);
 }
 
 static void call_user(int sig, siginfo_t *si, ucontext_t *uc)
@@ -161,6 +160,20 @@ static void fault_handler(int sig, siginfo_t *si, void *ctx)
 		return;
 	}
 	call_user(sig, si, ctx);
+}
+
+void signal_queue(siginfo_t *si)
+{
+	struct signal_thread *self = &signal_self;
+	u64 mask = bit(si->si_signo), old = 0;
+
+	sys_call(SYS_rt_sigprocmask, SIG_BLOCK, &mask, &old, sizeof(u64));
+	if (!self->deferred) {
+		self->mask = old;
+		self->deferred = true;
+	}
+	self->mask &= ~mask; /* the kernel forces such a signal too */
+	sys_call(SYS_rt_tgsigqueueinfo, sys_call(SYS_getpid, 0), base_gettid(), si->si_signo, si);
 }
 
 void signal_restore(void)

@@ -73,7 +73,7 @@ static int vcpu_init(struct kvm_vcpu *k, u32 id)
 	lapic_reset(k->v, false);
 	k->poll_control = 1;
 	clock_vcpu_init(k);
-	return 0;
+	return inject_initial(vm, k);
 }
 
 static struct kvm_vcpu *vcpu_new(struct kvm_vm *vm, u32 id, int *err)

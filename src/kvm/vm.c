@@ -52,6 +52,7 @@ void vm_request_all(struct kvm_vm *vm, u32 bits)
 
 static void vm_destroy(struct kvm_vm *vm)
 {
+	control_destroy(vm);
 	irqfd_destroy_all(vm);
 	while (vm->m.nvcpus) {
 		u32 last = vm->m.nvcpus - 1;
@@ -104,6 +105,8 @@ static int vm_init(struct kvm_vm *vm)
 	r = stats_alloc(sizeof(*vm->stat), (void **)&vm->stat);
 	if (!r)
 		r = departures_init(vm);
+	if (!r)
+		r = inject_initial(vm, NULL) ?: control_init(vm);
 	if (!r)
 		r = iobus_init(vm);
 	if (!r)

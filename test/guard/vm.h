@@ -60,7 +60,7 @@ __attribute__((unused)) static u64 rip(int cpu)
 
 __attribute__((unused)) static struct kvm_vcpu_events events(int cpu)
 {
-	struct kvm_vcpu_events e;
+	struct kvm_vcpu_events e = { 0 };
 
 	board_cpu_ioctl(&b, cpu, KVM_GET_VCPU_EVENTS, &e);
 	return e;
