@@ -3,8 +3,8 @@
  * One clock per VM: the host's TSC, scaled (design rule 9).
  *
  * Guest TSC, crystal, kvmclock and the kernel's boot time are all functions of one host TSC value, so they never
- * disagree. A virtual clock (clock=virtual) replaces host_tsc(&vm->clock): each retired instruction is a nanosecond, each
- * delivery round without a window a tick of the crystal. The chips' timers stay with CLOCK_MONOTONIC.
+ * disagree. A virtual clock (clock=virtual) replaces host_tsc(&vm->clock): each retired instruction is a nanosecond,
+ * each delivery round without a window a tick of the crystal. The chips' timers stay with CLOCK_MONOTONIC.
  */
 #include "kvm/kvm.h"
 

@@ -391,7 +391,7 @@ void board_watch(struct board *b, int cpu, unsigned int n, u64 addr, unsigned in
 	board_cpu_ioctl(b, cpu, KVM_SET_DEBUGREGS, &d);
 }
 
-/* ---- running ------------------------------------------------------------------------------------------------------ */
+/* ---- running ------------------------------------------------------------------------------- */
 
 /* The vCPU this thread runs; its time is over when the signal comes. */
 static _Thread_local struct board_cpu *running;
