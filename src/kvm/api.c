@@ -8,6 +8,8 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include "kvm/kvm.h"
@@ -44,9 +46,9 @@ u32 kvm_process(void)
 	return atomic_load_explicit(&process, memory_order_relaxed);
 }
 
-int kvm_open(int flags)
+static int engine_start(void)
 {
-	int fd, r;
+	int r;
 
 	pthread_once(&fork_once, register_fork);
 	owner_pid = own_pid();
@@ -54,7 +56,13 @@ int kvm_open(int flags)
 	if (r < 0)
 		return r;
 	signal_start();
-	r = service_start();
+	return service_start();
+}
+
+int kvm_open(int flags)
+{
+	int fd, r = engine_start();
+
 	if (r < 0)
 		return r;
 	fd = sys_memfd("kvm", flags & O_CLOEXEC ? MFD_CLOEXEC : 0);
@@ -85,6 +93,54 @@ void kvm_forget(int fd)
 {
 	if (fdtab_has(fd) && own_pid() == owner_pid)
 		drop(fdtab_take(fd));
+}
+
+/* A child of vfork(2) may duplicate what it likes: it is about to exec. */
+void kvm_duplicated(int from, int to)
+{
+	if (to < 0 || to == from || own_pid() != owner_pid)
+		return;
+	kvm_forget(to); /* dup2() closed what was there */
+	if (fdtab_has(from))
+		fdtab_dup(from, to);
+}
+
+/* What the descriptor is called: "/memfd:" and the name that sys_memfd() was given. */
+static size_t link_name(int fd, char *buf, size_t size)
+{
+	char path[32];
+	long n;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	n = sys_call(SYS_readlink, path, buf, size - 1);
+	buf[n > 0 ? n : 0] = 0;
+	return n > 0 ? (size_t)n : 0;
+}
+
+int kvm_adopt(int fd)
+{
+	char name[64];
+	struct kvm_file *f;
+	int r;
+
+	if (!link_name(fd, name, sizeof(name)) || strncmp(name, "/memfd:kvm", 10))
+		return -ENOTTY;
+	f = fdtab_find_ino(fdtab_ino(fd));
+	if (!f) {
+		/* Another process's. The system device has no state; a VM is bound to its process. */
+		if (strcmp(name, "/memfd:kvm (deleted)"))
+			return -EIO;
+		r = engine_start();
+		if (r < 0)
+			return r;
+		f = fdtab_new(&kvm_sys_ops, NULL);
+		if (!f)
+			return -ENOMEM;
+		f->ino = fdtab_ino(fd);
+	}
+	r = fdtab_install(fd, f);
+	fdtab_put(f);
+	return r;
 }
 
 static bool covers(u64 off, size_t len, u64 page)

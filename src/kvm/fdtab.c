@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 #include "kvm/sys.h"
 
@@ -128,6 +129,31 @@ int fdtab_dup(int oldfd, int newfd)
 	return r;
 }
 
+u64 fdtab_ino(int fd)
+{
+	struct stat st;
+
+	return sys_call(SYS_fstat, fd, &st) ? 0 : st.st_ino;
+}
+
+struct kvm_file *fdtab_find_ino(u64 ino)
+{
+	for (int n = 0; ino && n < CHUNK * CHUNKS; n++) {
+		struct kvm_file *f;
+
+		if (!table[n / CHUNK]) {
+			n |= CHUNK - 1;
+			continue;
+		}
+		f = fdtab_get(n);
+		if (f && f->ino == ino)
+			return f;
+		if (f)
+			fdtab_put(f);
+	}
+	return NULL;
+}
+
 int fdtab_open(const struct kvm_file_ops *ops, void *obj, int fd)
 {
 	struct kvm_file *f = fdtab_new(ops, obj);
@@ -139,6 +165,7 @@ int fdtab_open(const struct kvm_file_ops *ops, void *obj, int fd)
 		sys_close(fd);
 		return -ENOMEM;
 	}
+	f->ino = fdtab_ino(fd);
 	r = fdtab_install(fd, f);
 	fdtab_put(f);
 	if (r < 0) {

@@ -24,6 +24,7 @@ struct kvm_file {
 	_Atomic u32 refs;
 	const struct kvm_file_ops *ops;
 	void *obj;
+	u64 ino;	       /* of the descriptor's inode: finds a duplicate that was made behind our back */
 	struct kvm_file *next; /* while free */
 };
 
@@ -42,5 +43,9 @@ bool fdtab_has(int fd);
 struct kvm_file *fdtab_take(int fd);
 /* newfd is a duplicate of oldfd. 0 or -EBADF, -ENOMEM. */
 int fdtab_dup(int oldfd, int newfd);
+/* The inode number of an open descriptor, 0 when it has none. */
+u64 fdtab_ino(int fd);
+/* Reference to the description whose descriptors have this inode, or NULL. Slow. */
+struct kvm_file *fdtab_find_ino(u64 ino);
 /* Call fn for each of our descriptors in first .. last. */
 void fdtab_range(unsigned int first, unsigned int last, void (*fn)(int fd));

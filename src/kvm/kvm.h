@@ -239,6 +239,13 @@ void *kvm_mmap(void *addr, size_t len, int prot, int flags, int fd, u64 off);
 int kvm_close(int fd);
 /* The descriptor's number is somebody else's now. */
 void kvm_forget(int fd);
+/* @to is a new duplicate of @from: dup(2) and its like have been called. */
+void kvm_duplicated(int from, int to);
+/*
+ * Is this descriptor, which came by exec(2), SCM_RIGHTS or a system call that we did not see, one of ours?
+ * 0 and it is in the table; -ENOTTY no; -EIO it is another process's VM.
+ */
+int kvm_adopt(int fd);
 /* Generation of this process: changes in a forked child. */
 u32 kvm_process(void);
 /* KVM_CHECK_EXTENSION; vm may be NULL */

@@ -10,6 +10,7 @@
 #pragma once
 #include <signal.h>
 #include <stdatomic.h>
+#include <ucontext.h>
 
 #include "base/types.h"
 
@@ -52,6 +53,8 @@ void signal_start(void);
 void signal_adopt(void);
 /* Send this thread a signal that its handler gets when it leaves the engine. */
 void signal_queue(siginfo_t *si);
+/* Asked first about every illegal instruction; true: it has moved the program counter on. */
+void signal_hook_illegal(bool (*fn)(ucontext_t *uc));
 /* sigaction(2) as the caller sees it. 0 or -errno. */
 int signal_action(int sig, const struct sigaction *act, struct sigaction *old);
 /* KVM_SET_SIGNAL_MASK will let sigs arrive that the thread blocks: they must not kill the process. */

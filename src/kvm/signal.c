@@ -34,6 +34,7 @@ _Thread_local struct signal_thread signal_self __attribute__((tls_model("initial
 static struct disposition user[NSIG_ALL];
 static _Atomic u32 user_lock;
 static bool started;
+static bool (*illegal_hook)(ucontext_t *uc);
 
 /* libgcc and gdb know a signal frame by these very bytes. */
 __asm__(".text\n"
@@ -148,6 +149,8 @@ static void fault_handler(int sig, siginfo_t *si, void *ctx)
 	u64 pc = (u64)uc->uc_mcontext.gregs[REG_RIP], to;
 
 	if (si->si_code > 0) {
+		if (sig == SIGILL && illegal_hook && illegal_hook(uc))
+			return;
 		if (signal_self.running && native_fault(signal_self.running, sig, si, ctx))
 			return;
 		to = mem_fixup(pc);
@@ -244,6 +247,15 @@ void signal_adopt(void)
 	signal_self.blocks_faults = old & fault_mask();
 }
 
+void signal_hook_illegal(bool (*fn)(ucontext_t *uc))
+{
+	u64 old = lock_user();
+
+	illegal_hook = fn;
+	adopt(SIGILL);
+	unlock_user(old);
+}
+
 static void *idle(void *arg)
 {
 	return arg;
@@ -298,7 +310,7 @@ int signal_action(int sig, const struct sigaction *act, struct sigaction *old)
 		k.flags = (unsigned int)act->sa_flags | KERNEL_SA_RESTORER;
 		memcpy(&k.mask, &act->sa_mask, sizeof(k.mask));
 		k.mask &= ~(bit(SIG_CANCEL) | bit(SIG_SETXID));
-		r = started ? set_action(sig, &k) : kernel_sigaction(sig, &k, NULL);
+		r = started || (sig == SIGILL && illegal_hook) ? set_action(sig, &k) : kernel_sigaction(sig, &k, NULL);
 	}
 	unlock_user(mask);
 	if (!r && old)

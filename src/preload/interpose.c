@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * libcasement-preload.so: the libc calls through which a VMM reaches /dev/kvm.
+ * libcasement-preload.so: the libc calls through which a VMM uses its KVM descriptors, and signals.
  *
  * Each function decides in a few instructions whether a call is for us and passes it on otherwise: to the
  * kernel where libc's function is nothing but the system call, to libc where it is more (cancellation points).
  */
 #undef _FILE_OFFSET_BITS /* both names of each call are defined below */
-#include <dlfcn.h>
-#include <errno.h>
+#include "preload/preload.h"
+
 #include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
-#include <string.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -19,116 +19,34 @@
 #include "kvm/sig.h"
 #include "kvm/sys.h"
 
-#define EXPORT __attribute__((visibility("default")))
-
-static long ret(long r)
+__attribute__((constructor)) static void begin(void)
 {
-	if (r < 0 && r > -4096) {
-		errno = (int)-r;
-		return -1;
-	}
-	return r;
-}
+	const char *trace = getenv("CASEMENT_TRACE");
 
-/* libc's own function; resolved at first use, without a lock: everybody finds the same. */
-static void *next(void **cache, const char *name)
-{
-	void *fn = __atomic_load_n(cache, __ATOMIC_RELAXED);
-
-	if (!fn) {
-		fn = dlsym(RTLD_NEXT, name);
-		__atomic_store_n(cache, fn, __ATOMIC_RELAXED);
-	}
-	return fn;
-}
-
-#define NEXT(type, name)                                          \
-	({                                                        \
-		static void *cache_;                              \
-		(type)next(&cache_, name);                        \
-	})
-
-/* ---- open ----------------------------------------------------------------------------------------------- */
-
-static bool is_device(const char *path)
-{
-	return path && path[0] == '/' && path[1] == 'd' && !strcmp(path, "/dev/kvm");
-}
-
-static mode_t mode_arg(int flags, va_list ap)
-{
-	return (flags & O_CREAT) || (flags & O_TMPFILE) == O_TMPFILE ? va_arg(ap, mode_t) : 0;
-}
-
-#define OPEN(name)                                                                          \
-	EXPORT int name(const char *path, int flags, ...);                                  \
-	EXPORT int name(const char *path, int flags, ...)                                   \
-	{                                                                                   \
-		mode_t mode;                                                                \
-		va_list ap;                                                                 \
-                                                                                            \
-		if (is_device(path))                                                        \
-			return (int)ret(kvm_open(flags));                                   \
-		va_start(ap, flags);                                                        \
-		mode = mode_arg(flags, ap);                                                 \
-		va_end(ap);                                                                 \
-		return NEXT(int (*)(const char *, int, ...), #name)(path, flags, mode);     \
-	}
-
-#define OPENAT(name)                                                                        \
-	EXPORT int name(int dir, const char *path, int flags, ...);                         \
-	EXPORT int name(int dir, const char *path, int flags, ...)                          \
-	{                                                                                   \
-		mode_t mode;                                                                \
-		va_list ap;                                                                 \
-                                                                                            \
-		if (is_device(path))                                                        \
-			return (int)ret(kvm_open(flags));                                   \
-		va_start(ap, flags);                                                        \
-		mode = mode_arg(flags, ap);                                                 \
-		va_end(ap);                                                                 \
-		return NEXT(int (*)(int, const char *, int, ...), #name)(dir, path, flags, mode); \
-	}
-
-#define OPEN_2(name)                                                               \
-	EXPORT int name(const char *path, int flags);                              \
-	EXPORT int name(const char *path, int flags)                               \
-	{                                                                          \
-		if (is_device(path))                                               \
-			return (int)ret(kvm_open(flags));                          \
-		return NEXT(int (*)(const char *, int), #name)(path, flags);       \
-	}
-
-OPEN(open)
-OPEN(open64)
-OPENAT(openat)
-OPENAT(openat64)
-OPEN_2(__open_2)
-OPEN_2(__open64_2)
-
-EXPORT int access(const char *path, int mode)
-{
-	if (is_device(path))
-		return 0;
-	return (int)ret(sys_call(SYS_access, path, mode));
+	if (trace)
+		trace_start(trace);
+	if (getenv("CASEMENT_PATCH_CPUID"))
+		patch_cpuid();
 }
 
 /* ---- the descriptor's life --------------------------------------------------------------------------------- */
 
 EXPORT int close(int fd)
 {
+	int r;
+
 	if (!fdtab_has(fd))
 		return NEXT(int (*)(int), "close")(fd);
-	return (int)ret(kvm_close(fd));
+	r = kvm_close(fd);
+	if (trace_on)
+		trace_call(r, "close(%d)", fd);
+	return (int)ret(r);
 }
 
 static int duplicated(int from, long to)
 {
-	if (to >= 0 && to != from) {
-		kvm_forget((int)to); /* dup2() closed what was there */
-		if (fdtab_has(from))
-			fdtab_dup(from, (int)to);
-	}
+	if (to >= 0 && (fdtab_has(from) || fdtab_has((int)to)))
+		kvm_duplicated(from, (int)to);
 	return (int)ret(to);
 }
 
@@ -187,6 +105,19 @@ EXPORT void closefrom(int first)
 
 /* ---- use ----------------------------------------------------------------------------------------------------- */
 
+static long kvm_request(int fd, u32 request, unsigned long arg)
+{
+	if (!fdtab_has(fd)) {
+		int r = kvm_adopt(fd);
+
+		if (r == -ENOTTY)
+			return sys_call(SYS_ioctl, fd, request, arg);
+		if (r < 0)
+			return r;
+	}
+	return trace_on ? trace_ioctl(fd, request, arg) : kvm_ioctl(fd, request, arg);
+}
+
 EXPORT int ioctl(int fd, unsigned long request, ...);
 EXPORT int ioctl(int fd, unsigned long request, ...)
 {
@@ -197,8 +128,8 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 	arg = va_arg(ap, unsigned long);
 	va_end(ap);
 	/* QEMU passes the request through an int: the upper half is a sign extension */
-	if (_IOC_TYPE(request) == KVMIO && fdtab_has(fd))
-		return (int)ret(kvm_ioctl(fd, (u32)request, arg));
+	if (_IOC_TYPE(request) == KVMIO)
+		return (int)ret(kvm_request(fd, (u32)request, arg));
 	return (int)ret(sys_call(SYS_ioctl, fd, request, arg));
 }
 
