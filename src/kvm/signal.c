@@ -302,7 +302,8 @@ int signal_action(int sig, const struct sigaction *act, struct sigaction *old)
 	if (sig < 1 || sig >= NSIG_ALL || sig == SIG_CANCEL || sig == SIG_SETXID ||
 	    (act && (sig == SIGKILL || sig == SIGSTOP)))
 		return -EINVAL;
-	mask = lock_user();
+	/* Nothing of ours is installed before the engine starts; a question needs no lock then. */
+	mask = started || act ? lock_user() : 0;
 	if (kernel_sigaction(sig, NULL, &prev) == 0 && installed_by_us(&prev))
 		prev = user[sig].act;
 	if (act) {
@@ -312,7 +313,8 @@ int signal_action(int sig, const struct sigaction *act, struct sigaction *old)
 		k.mask &= ~(bit(SIG_CANCEL) | bit(SIG_SETXID));
 		r = started || (sig == SIGILL && illegal_hook) ? set_action(sig, &k) : kernel_sigaction(sig, &k, NULL);
 	}
-	unlock_user(mask);
+	if (started || act)
+		unlock_user(mask);
 	if (!r && old)
 		to_user(&prev, old);
 	return r;

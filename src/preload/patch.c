@@ -2,8 +2,9 @@
 /*
  * `casement with --patch-cpuid`: the program's own CPUID instructions answer as our processor does.
  *
- * CPUID (0F A2) and UD2 (0F 0B) are both two bytes long: each CPUID of the program's file becomes UD2 before main(), and
- * the SIGILL handler does its work. Libraries keep theirs: libc chooses its string functions by the host's answer.
+ * CPUID (0F A2) and UD2 (0F 0B) are both two bytes long: each CPUID of the program's file becomes UD2 before
+ * main(), and the SIGILL handler does its work. Libraries keep theirs: libc chooses its string functions by the
+ * host's answer.
  */
 #include "preload/preload.h"
 
@@ -55,8 +56,6 @@ static void fill_answers(void)
 		answers.head.nent = 0;
 	for (u32 i = 0; i < answers.head.nent; i++) {
 		e = &answers.entry[i];
-		if (e->function == 1 && !lookup(0x80000001, 0))
-			e->ecx |= FEATURE_VMX;
 		if (e->function == 1 && lookup(0, 0)->ecx == 0x6c65746e) /* the last third of GenuineIntel */
 			e->ecx |= FEATURE_VMX;
 		if (e->function == 0x80000001 && lookup(0, 0)->ecx != 0x6c65746e)

@@ -289,7 +289,8 @@ EXPORT int faccessat(int dir, const char *path, int mode, int flags)
 {
 	int r = access_ours(dir, path, mode);
 
-	return r != PASS ? (int)ret(r) : NEXT(int (*)(int, const char *, int, int), "faccessat")(dir, path, mode, flags);
+	return r != PASS ? (int)ret(r) :
+			   NEXT(int (*)(int, const char *, int, int), "faccessat")(dir, path, mode, flags);
 }
 
 #define EACCESS(name)                                                                   \
