@@ -119,13 +119,24 @@ static void call_user(int sig, siginfo_t *si, ucontext_t *uc)
 		act.handler(sig);
 }
 
+static void trampoline(int sig, siginfo_t *si, void *ctx);
+static void fault_handler(int sig, siginfo_t *si, void *ctx);
+
+/* Two signals at once: the handler of the first has not begun, and its mask is the one to remember. */
+static bool on_top_of_another(const ucontext_t *uc)
+{
+	u64 pc = (u64)uc->uc_mcontext.gregs[REG_RIP];
+
+	return pc == (u64)trampoline || pc == (u64)fault_handler;
+}
+
 /* Put the signal off until the thread leaves the engine. */
 static void defer(int sig, siginfo_t *si, ucontext_t *uc)
 {
 	struct signal_thread *self = &signal_self;
 	u64 *mask = (u64 *)&uc->uc_sigmask;
 
-	if (!self->deferred) {
+	if (!self->deferred && !on_top_of_another(uc)) {
 		self->mask = *mask;
 		self->deferred = true;
 	}
