@@ -67,6 +67,7 @@ void guard_lock_init(struct guard_lock *l, const struct guard_opts *o)
 {
 	l->offered = sld_offered(o);
 	l->forced = sld_forced(o);
+	l->exit = o->bus_lock == BUS_LOCK_EXIT;
 	for (unsigned int guest = 0; guest < SLD_GUESTS; guest++)
 		for (unsigned int cpl3 = 0; cpl3 < 2; cpl3++)
 			l->verdict[guest][cpl3] = look_up(o, (enum sld_guest)guest, cpl3);

@@ -44,6 +44,7 @@ struct kvm_vm;
 struct kvm_vcpu;
 enum lock_answer lock_bus_ask(struct vcpu *v, enum lock_kind kind, gva_t la, u32 size);
 bool lock_bus_done(struct vcpu *v);
+long lock_check_cap(const struct kvm_vm *vm);
 long lock_enable_cap(struct kvm_vm *vm, u64 mode);
 u32 lock_cpuid(struct cpuid_entry *e, u32 n, u32 max);
 int exit_lock(struct kvm_vcpu *k);

@@ -138,13 +138,24 @@ void lock_send_sigbus(struct kvm_vcpu *k)
 	sys_call(SYS_rt_tgsigqueueinfo, getpid(), base_gettid(), SIGBUS, &info);
 }
 
+long lock_check_cap(const struct kvm_vm *vm)
+{
+	struct guard_opts o;
+
+	if (vm)
+		o.bus_lock_detect = vm->guard.opt.bus_lock_detect;
+	else
+		options_copy(&o);
+	return o.bus_lock_detect == OPT_ON_OFF_ON ? KVM_BUS_LOCK_DETECTION_OFF | KVM_BUS_LOCK_DETECTION_EXIT : 0;
+}
+
 long lock_enable_cap(struct kvm_vm *vm, u64 mode)
 {
 	if (mode & ~(u64)(KVM_BUS_LOCK_DETECTION_OFF | KVM_BUS_LOCK_DETECTION_EXIT) ||
 	    mode == (KVM_BUS_LOCK_DETECTION_OFF | KVM_BUS_LOCK_DETECTION_EXIT))
 		return -EINVAL;
-	/* As in the kernel, nothing turns it off again. */
-	if (mode & KVM_BUS_LOCK_DETECTION_EXIT)
+	/* As in the kernel, nothing turns it off again, and nothing happens on a processor without detection. */
+	if ((mode & KVM_BUS_LOCK_DETECTION_EXIT) && lock_check_cap(vm))
 		vm->guard.lock.exit = true;
 	return 0;
 }
@@ -168,6 +179,8 @@ u32 lock_cpuid(struct cpuid_entry *e, u32 n, u32 max)
 			e[i].ecx &= ~(1u << 31);
 		if (e[i].function == 7 && e[i].index == 0 && sld_offered(&o))
 			e[i].edx |= 1u << 30;
+		if (e[i].function == 7 && e[i].index == 0 && o.bus_lock_detect == OPT_ON_OFF_OFF)
+			e[i].ecx &= ~(1u << 24);
 		if (o.hypervisor_bit == OPT_ON_OFF_OFF && hidden(&e[i]))
 			continue;
 		e[kept++] = e[i];
