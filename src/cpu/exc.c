@@ -188,6 +188,7 @@ static bool interval_over(struct vcpu *v)
 /* One attempt: OP_JUMP delivered; OP_STOP; 0 another event is to be delivered instead. */
 static int deliver_round(struct vcpu *v)
 {
+	u64 held = v->pending_db;
 	int r;
 
 	if (v->guest_debug && debug_intercept(v, &v->inj)) {
@@ -201,7 +202,10 @@ static int deliver_round(struct vcpu *v)
 		deliver_done(v);
 		return OP_JUMP;
 	}
-	return r == OP_EXC ? deliver_nested(v) : r;
+	if (r != OP_EXC)
+		return r;
+	v->pending_db = held; /* breakpoints trap after what is completed */
+	return deliver_nested(v);
 }
 
 int cpu_deliver(struct vcpu *v)

@@ -271,7 +271,7 @@ static void stopped(struct vcpu *v, u8 shadow)
 static bool step(struct vcpu *v, bool again)
 {
 	const struct insn *rec;
-	u64 was_if = v->rflags & FLAG_IF;
+	u64 was_if = v->rflags & FLAG_IF, held = v->pending_db;
 	u8 shadow = v->shadow;
 	int res = again ? OP_NEXT : debug_check_exec(v);
 
@@ -289,12 +289,14 @@ static bool step(struct vcpu *v, bool again)
 	settle(v, res);
 	if ((v->rflags & FLAG_IF) & ~was_if)
 		atomic_fetch_or(&v->request, REQ_EVENT);
-	if (res == OP_STOP)
+	if (res == OP_STOP) {
 		stopped(v, shadow);
-	else if (res == OP_EXC)
+	} else if (res == OP_EXC) {
+		v->pending_db = held; /* breakpoints trap after what is completed */
 		queue_exception(v);
-	else
+	} else {
 		debug_after_insn(v, res == OP_AGAIN);
+	}
 	return v->stop == CPU_RUN && res != OP_STOP;
 }
 

@@ -213,7 +213,7 @@ static int triple_fault_in(struct kvm_vcpu *k, bool pending)
 {
 	if (!k->vm->triple_fault_event)
 		return -EINVAL;
-	k->triple_fault = pending;
+	k->triple_fault = k->triple_by_user = pending;
 	if (pending)
 		vcpu_request(k->v, REQ_TRIPLE);
 	else
@@ -227,6 +227,9 @@ int events_set(struct kvm_vcpu *k, const struct kvm_vcpu_events *e)
 	struct vcpu *v = k->v;
 
 	if (e->flags & ~(u32)EVENT_FLAGS)
+		return -EINVAL;
+	/* The kernel finds this out last, with the rest already in place. */
+	if (guard_strict(&k->vm->guard) && (e->flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT) && !k->vm->triple_fault_event)
 		return -EINVAL;
 	if (e->flags & KVM_VCPUEVENT_VALID_PAYLOAD) {
 		if (!k->vm->exception_payload)

@@ -139,7 +139,9 @@ static int serve(struct kvm_vcpu *k)
 		inject_mce(k);
 	if (req & REQ_TRIPLE) {
 		clear_requests(v, REQ_TRIPLE);
-		k->triple_fault = false;
+		if (k->triple_by_user)
+			guard_depart(v, DEP_TRIPLE_FAULT_REQUEST, 0);
+		k->triple_fault = k->triple_by_user = false;
 		k->guard.context_invalid = false;
 		return exit_reason(k, KVM_EXIT_SHUTDOWN);
 	}
