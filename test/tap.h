@@ -29,10 +29,12 @@
 #include <time.h>
 #include <unistd.h>
 
-static struct {
+struct tap {
 	unsigned int run, failed, planned;
 	bool bare;		/* a child: its points are folded into the parent's one */
-} tap;
+};
+/* Weak: the files of one program share it. */
+struct tap tap __attribute__((weak));
 
 /* Says how many points follow; without it done_testing() prints the plan at the end. */
 static inline void plan(unsigned int n)

@@ -275,6 +275,7 @@ u32 events_sync(struct kvm_vcpu *k);
 /* Take INIT and SIPI if the state allows; may change mp_state and reset the vCPU. */
 void events_accept_init_sipi(struct kvm_vcpu *k);
 bool events_exception_pending(const struct kvm_vcpu *k);
+void xstate_init(struct kvm_vcpu *k);
 u64 xstate_supported_xcr0(void);
 u32 xstate_size(void);
 void kvm_cpuid_runtime(struct kvm_vcpu *k, struct cpuid_entry *e, u32 n);

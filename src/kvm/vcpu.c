@@ -62,6 +62,7 @@ static int vcpu_init(struct kvm_vcpu *k, u32 id)
 	guard_vcpu_init(&k->guard, &vm->guard, k->v);
 	if (!vm->guard.lock.offered)
 		k->v->msr_val[MSR_SLOT_CORE_CAPABILITIES] = 0;
+	xstate_init(k);
 	cpuid_adopt(k->v); /* no CPUID yet: everything there is */
 	if (irqchip_mode(&vm->m) == IRQCHIP_NONE || irqchip_is_bsp(k->v))
 		k->mp_state = KVM_MP_STATE_RUNNABLE;

@@ -122,6 +122,12 @@ static void init_x87(struct xsave_image *x)
 	x->fcw = 0x37f;
 }
 
+/* KVM makes a vCPU's x87 as FNINIT leaves it; RESET, which the processor has been through, leaves FCW 40H. */
+void xstate_init(struct kvm_vcpu *k)
+{
+	init_x87(image(k));
+}
+
 long vcpu_set_xsave(struct kvm_vcpu *k, u64 arg, void *buf)
 {
 	const struct xsave_image *in = buf;

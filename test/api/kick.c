@@ -42,10 +42,10 @@ static void *vcpu_thread(void *arg)
 	while (returns < KICKS) {
 		if (!run(g) || errno != EINTR)
 			bail_out("KVM_RUN did not return EINTR");
-		left();
 		g->run->immediate_exit = 0;
-		if (hits != returns)
+		if (hits != returns + 1)
 			bail_out("KVM_RUN came back without a kick");
+		left();
 	}
 	running = NULL;
 	return NULL;
