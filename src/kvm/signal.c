@@ -98,10 +98,20 @@ static void default_action(int sig, siginfo_t *si, ucontext_t *uc)
 	sys_call(SYS_rt_tgsigqueueinfo, sys_call(SYS_getpid, 0), base_gettid(), sig, si);
 }
 
+/* As the kernel would have it for the caller's handler; sigreturn puts the old mask back. */
+static void set_handler_mask(int sig, const struct kernel_action *act)
+{
+	u64 own = bit(sig), block = act->mask | (act->flags & SA_NODEFER ? 0 : own);
+
+	if (is_fault(sig))
+		sys_call(SYS_rt_sigprocmask, SIG_BLOCK, &block, NULL, sizeof(u64));
+	else if (act->flags & SA_NODEFER)
+		sys_call(SYS_rt_sigprocmask, SIG_UNBLOCK, &own, NULL, sizeof(u64));
+}
+
 static void call_user(int sig, siginfo_t *si, ucontext_t *uc)
 {
 	struct kernel_action act = user[sig].act;
-	u64 unblock = bit(sig);
 
 	if (act.handler == SIG_IGN && !(is_fault(sig) && si->si_code > 0))
 		return;
@@ -111,8 +121,7 @@ static void call_user(int sig, siginfo_t *si, ucontext_t *uc)
 	}
 	if (act.flags & SA_RESETHAND)
 		user[sig].act.handler = SIG_DFL;
-	if (act.flags & SA_NODEFER)
-		sys_call(SYS_rt_sigprocmask, SIG_UNBLOCK, &unblock, NULL, sizeof(u64));
+	set_handler_mask(sig, &act);
 	if (act.flags & SA_SIGINFO)
 		((void (*)(int, siginfo_t *, void *))(void *)act.handler)(sig, si, uc);
 	else
@@ -223,9 +232,12 @@ static int install(int sig, const struct kernel_action *act)
 	};
 
 	if (is_fault(sig)) {
-		/* The engine faults in its own code, with whatever mask; never take it from under. */
-		k.flags |= SA_ONSTACK;
-		k.mask = is_handler(act) ? act->mask : 0;
+		/*
+		 * The engine faults in its own code, with whatever mask, and another signal may come while the
+		 * handler looks at it: what defer() finds in that context must not have the fault blocked.
+		 */
+		k.flags |= SA_ONSTACK | SA_NODEFER;
+		k.mask = 0;
 	}
 	user[sig].act = *act;
 	user[sig].ours = true;

@@ -22,7 +22,7 @@
 #define CHILD_SECONDS 120
 
 static const struct lab_family *const families[] = {
-	&lab_ac,
+	&lab_ac, &lab_db, &lab_fault, &lab_shutdown,
 };
 
 struct lab {

@@ -11,6 +11,7 @@
 #include "vmm/lab/board.h"
 
 #define LAB_DONE_PORT 0xf0	/* an innocent guest writes 1 here when its work is done and right */
+#define LAB_PASS_PORT 0xf4	/* user space enters again, whatever is read or written here */
 #define LAB_COUNT 0x30800u	/* a storm counts here */
 #define LAB_THRESHOLD 131072	/* crystal clocks: the processor's constant; the window is 0 */
 #define LAB_CRYSTAL_HZ 25000000
@@ -35,10 +36,11 @@ enum lab_end {
 /**
  * enum lab_sign - how an uncontained attack is recognised
  * @SIGN_STUCK: KVM_RUN does not return and RIP does not move
+ * @SIGN_CYCLE: it does not return, and RIP is always at the first byte of a handler (a multiple of 256)
  * @SIGN_COUNT: the guest's own counter at LAB_COUNT goes on
  * @SIGN_EXITS: exit follows exit, however often user space enters again
  */
-enum lab_sign { SIGN_STUCK, SIGN_COUNT, SIGN_EXITS };
+enum lab_sign { SIGN_STUCK, SIGN_CYCLE, SIGN_COUNT, SIGN_EXITS };
 
 /**
  * struct lab_guest - one row of the corpus
