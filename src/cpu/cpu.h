@@ -250,6 +250,8 @@ _Static_assert(TLB_ENTRIES / TLB_CHUNK == 32, "a word has a bit for each chunk")
 
 struct tlb; /* second level, private to tlb.h */
 struct rcache; /* record cache, private to rcache.c */
+struct trace;
+struct jit;	/* translated code, private to src/jit */
 struct native; /* emitted stubs, private to native.c */
 struct vmx;    /* VMX operation, cpu/vmx/vmx.h */
 
@@ -418,6 +420,9 @@ struct vcpu {
 	struct tlb *tlb;
 	struct rcache *rc;
 	struct native *native;
+	const struct translator *tr; /* NULL: interpreter only */
+	struct jit *jit;
+	const void *interp_entry; /* how translated code enters a trace that has none */
 	struct vmx *vmx;
 	struct mmio_state mmio;
 	struct pio_state pio;
@@ -632,6 +637,26 @@ enum mode_bits { /* low bits of vcpu.mode_key: what changes decoding or fetching
 	MODE_SSE = 1 << 4,	/* CR4.OSFXSR = 1, CR0.EM = 0: SSE instructions are defined */
 	MODE_AVX = 1 << 5,	/* CR4.OSXSAVE = 1, XCR0 enables SSE and AVX: VEX instructions are defined */
 	MODE_PROT = 1 << 6,	/* protected mode and not virtual-8086: VEX, LLDT and friends are defined */
+	MODE_VIEW_SHIFT = 7,	/* enum tlb_view in two bits: translated code probes it directly */
+	MODE_VIEW = 3 << MODE_VIEW_SHIFT,
+};
+
+/**
+ * struct translator - the second tier, if there is one (src/jit)
+ * @enter, @leave: the vCPU's thread begins and ends cpu_run()
+ * @translate: a trace has become warm; trace.code is set if it worked
+ * @drop: a trace is invalid from now on; the vCPU is the caller's or paused
+ * @flush: all traces are
+ * @fault: a host signal arrived; as native_fault()
+ */
+struct translator {
+	void (*enter)(struct vcpu *v);
+	void (*leave)(struct vcpu *v);
+	void (*translate)(struct vcpu *v, struct trace *t);
+	void (*drop)(struct vcpu *v, struct trace *t);
+	void (*flush)(struct vcpu *v);
+	bool (*fault)(struct vcpu *v, int vector, void *uctx);
+	void (*destroy)(struct vcpu *v);
 };
 
 /* Derive cpl (SS.DPL), csz, ssz, fp_ok, dtlb view and mode_key after any change to CR0, CR4, XCR0, EFER,

@@ -402,6 +402,36 @@ static bool sets_all_flags(ZydisMnemonic m)
 	}
 }
 
+/*
+ * Shifts by a constant leave AF undefined; whether this host keeps the old one decides whether the old flags
+ * matter. Asked of the host itself, because a copied instruction does what the host does.
+ */
+static bool host_shift_sets_af(void)
+{
+	static u8 known;
+	u64 zero, one;
+
+	if (!known) {
+		asm volatile("mov $0, %%ah; sahf; shl $3, %%ecx; lahf; mov %%rax, %0"
+			     : "=r"(zero) : : "rax", "rcx", "cc");
+		asm volatile("mov $0xff, %%ah; sahf; shl $3, %%ecx; lahf; mov %%rax, %0"
+			     : "=r"(one) : : "rax", "rcx", "cc");
+		known = (zero ^ one) >> 8 & FLAG_AF ? 1 : 2;
+	}
+	return known == 2;
+}
+
+static bool shifts_by_constant(const struct decode *d, ZydisMnemonic m)
+{
+	unsigned int mask = d->rec.osz == 8 ? 63 : 31;
+
+	if (m != ZYDIS_MNEMONIC_SHL && m != ZYDIS_MNEMONIC_SHR && m != ZYDIS_MNEMONIC_SAR)
+		return false;
+	if ((d->opcode & 0xfe) == 0xd0)
+		return true;
+	return (d->opcode & 0xfe) == 0xc0 && d->imm_len && (d->bytes[d->off_imm] & mask);
+}
+
 static void note_flags(struct decode *d, const struct work *w)
 {
 	const ZydisAccessedFlags *f = w->zi.cpu_flags;
@@ -411,7 +441,8 @@ static void note_flags(struct decode *d, const struct work *w)
 	d->flags_read = (u16)(f->tested & FLAGS_ARITH);
 	d->flags_write = (u16)((f->modified | f->set_0 | f->set_1 | f->undefined) & FLAGS_ARITH);
 	d->flags_undef = (u16)(f->undefined & FLAGS_ARITH);
-	d->flags_keep = d->flags_write && !sets_all_flags(w->zi.mnemonic);
+	d->flags_keep = d->flags_write && !sets_all_flags(w->zi.mnemonic) &&
+			!(shifts_by_constant(d, w->zi.mnemonic) && host_shift_sets_af());
 }
 
 /* ---- the record --------------------------------------------------------------------------------- */

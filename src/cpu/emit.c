@@ -43,6 +43,43 @@ void emit_rm(struct emit *e, bool wide, unsigned int opcode, unsigned int reg, u
 		emit4(e, (u32)disp);
 }
 
+void emit_ref_modrm(struct emit *e, unsigned int reg, const struct mem_ref *m)
+{
+	bool small = m->disp >= -128 && m->disp < 128;
+	unsigned int mod = m->disp == 0 && (m->base & 7) != GPR_RBP ? 0 : small ? 1 : 2;
+	unsigned int index = m->index == REF_NONE ? 4u : m->index & 7u;
+
+	reg = (reg & 7) << 3;
+	if (m->base == REF_NONE) {
+		emit1(e, reg | 4);
+		emit1(e, (unsigned int)m->scale << 6 | index << 3 | 5);
+		emit4(e, (u32)m->disp);
+		return;
+	}
+	if (m->index != REF_NONE || (m->base & 7) == GPR_RSP) {
+		emit1(e, mod << 6 | reg | 4);
+		emit1(e, (unsigned int)m->scale << 6 | index << 3 | (m->base & 7u));
+	} else {
+		emit1(e, mod << 6 | reg | (m->base & 7u));
+	}
+	if (mod == 1)
+		emit1(e, (u8)m->disp);
+	else if (mod == 2)
+		emit4(e, (u32)m->disp);
+}
+
+void emit_ref(struct emit *e, bool wide, unsigned int opcode, unsigned int reg, const struct mem_ref *m)
+{
+	unsigned int rex = (wide ? 8u : 0) | (reg >> 3) << 2 | ref_rex(m);
+
+	if (m->gs)
+		emit1(e, 0x65);
+	if (rex)
+		emit1(e, 0x40 | rex);
+	emit_opcode(e, opcode);
+	emit_ref_modrm(e, reg, m);
+}
+
 void emit_rr(struct emit *e, bool wide, unsigned int opcode, unsigned int reg, unsigned int rm)
 {
 	unsigned int rex = (wide ? 8u : 0) | (reg >> 3) << 2 | rm >> 3;
@@ -106,7 +143,8 @@ void emit_land(struct emit *e, unsigned int pos)
 {
 	u32 rel = e->n - pos;
 
-	memcpy(&e->buf[pos - 4], &rel, 4);
+	if (!emit_full(e))
+		memcpy(&e->buf[pos - 4], &rel, 4);
 }
 
 void emit_jmp_back(struct emit *e, unsigned int target)

@@ -1,26 +1,47 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Bytes of host code: the few encodings that stubs are made of, written into a small buffer before
- * they are interned. Registers are enum gpr numbers.
+ * Bytes of host code: the few encodings that stubs and translated blocks are made of. Registers are enum gpr
+ * numbers.
  */
 #pragma once
 #include "cpu/insn.h"
 
-#define EMIT_MAX 512
+#define EMIT_MAX 512 /* a stub */
 
+/**
+ * struct emit - code being written
+ * @n: bytes written
+ * @max: room in @buf; running out is reported once, at the end, by emit_full()
+ */
 struct emit {
 	unsigned int n;
-	u8 buf[EMIT_MAX + 16];
+	unsigned int max;
+	u8 *buf;
+};
+
+#define REF_NONE 0xff
+
+/**
+ * struct mem_ref - a memory operand of host code
+ * @base, @index: registers, or REF_NONE
+ * @scale: log2
+ * @gs: relative to the GS base
+ */
+struct mem_ref {
+	u8 base;
+	u8 index;
+	u8 scale;
+	bool gs;
+	s32 disp;
 };
 
 enum emit_cc { CC_O, CC_NO, CC_B, CC_AE, CC_E, CC_NE, CC_BE, CC_A };
 
-/* Running out of room is reported once, at the end, by emit_full(). */
-static inline bool emit_full(const struct emit *e) { return e->n > EMIT_MAX; }
+static inline bool emit_full(const struct emit *e) { return e->n >= e->max; }
 
 static inline void emit1(struct emit *e, unsigned int byte)
 {
-	if (e->n <= EMIT_MAX)
+	if (e->n < e->max)
 		e->buf[e->n++] = (u8)byte;
 }
 
@@ -30,6 +51,16 @@ void emit_bytes(struct emit *e, const u8 *bytes, unsigned int n);
 /* [base + disp]; wide: REX.W. opcode: one byte, or 0x0f00 | byte for the two-byte map. */
 void emit_rm(struct emit *e, bool wide, unsigned int opcode, unsigned int reg, unsigned int base,
 	     s32 disp);
+/* REX.X and REX.B of a memory operand */
+static inline unsigned int ref_rex(const struct mem_ref *m)
+{
+	return (m->base != REF_NONE && m->base >= 8 ? 1u : 0) | (m->index != REF_NONE && m->index >= 8 ? 2u : 0);
+}
+
+/* ModRM, SIB and displacement of a memory operand with this reg field */
+void emit_ref_modrm(struct emit *e, unsigned int reg, const struct mem_ref *m);
+/* op reg, memory operand: conventions as emit_rm() */
+void emit_ref(struct emit *e, bool wide, unsigned int opcode, unsigned int reg, const struct mem_ref *m);
 /* register to register, same conventions */
 void emit_rr(struct emit *e, bool wide, unsigned int opcode, unsigned int reg, unsigned int rm);
 /* lea reg, [base + index << scale] */

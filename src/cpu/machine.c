@@ -75,6 +75,8 @@ void vcpu_destroy(struct vcpu *v)
 		rcache_flush(v);
 	if (m->vcpu[v->index] == v)
 		m->vcpu[v->index] = NULL;
+	if (v->tr)
+		v->tr->destroy(v);
 	rcache_destroy(v);
 	native_destroy(v);
 	mmu_vcpu_destroy(v);

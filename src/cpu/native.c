@@ -11,6 +11,7 @@
 #include "base/base.h"
 #include "cpu/native_priv.h"
 #include "cpu/op/op.h"
+#include "cpu/rcache.h"
 
 /* ---- glue ------------------------------------------------------------------------------------ */
 
@@ -154,6 +155,26 @@ static void glue_fail(struct emit *e)
 	glue_ret(e);
 }
 
+#define OFF_TRACE(field) ((s32)offsetof(struct trace, field) - (s32)offsetof(struct trace, rec))
+
+/* First record of a trace that may be translated. */
+static void glue_warm(struct emit *e)
+{
+	unsigned int hot;
+
+	emit1(e, 0x66); /* dec word */
+	emit_rm(e, false, 0xff, 1, R_REC, OFF_TRACE(heat));
+	hot = emit_jcc(e, CC_E);
+	emit_jmp_mem(e, R_REC, OFF_TRACE(first));
+	emit_land(e, hot);
+	glue_save(e);
+	emit_alu_imm(e, true, 5, GPR_RSP, 8);
+	glue_call(e, (const void *)rcache_warm);
+	emit_alu_imm(e, true, 0, GPR_RSP, 8);
+	glue_restore(e);
+	emit_jmp_mem(e, R_REC, OFF_REC(fn));
+}
+
 static void glue_end(struct emit *e)
 {
 	emit_rr(e, false, 0x31, GPR_RAX, GPR_RAX);
@@ -176,10 +197,21 @@ static const void *add_glue(struct native *n, struct emit *e, void (*make)(struc
 	return pool_add(n, e);
 }
 
+static void stub_init(struct stub *s, const struct decode *d, struct insn *rec)
+{
+	s->e = (struct emit){ .max = EMIT_MAX, .buf = s->bytes };
+	s->d = d;
+	s->rec = rec;
+	s->slow_mem = s->slow_lock = s->slow_type = s->after_mem = 0;
+	s->slow_fp = s->after_fp = 0;
+	s->slow_commit = s->after_commit = 0;
+}
+
 static const void *add_chain(struct native *n)
 {
-	struct stub s = { .e.n = 0 };
+	struct stub s;
 
+	stub_init(&s, NULL, NULL);
 	stub_trace_end(&s);
 	return pool_add(n, &s.e);
 }
@@ -194,13 +226,15 @@ static const void *add_check(struct native *n, struct emit *e, const void *fn)
 static void make_glue(struct vcpu *v)
 {
 	struct native *n = v->native;
-	struct emit e;
+	u8 bytes[EMIT_MAX];
+	struct emit e = { .max = EMIT_MAX, .buf = bytes };
 
 	n->entry_op = add_glue(n, &e, glue_op);
 	n->entry_nop = add_glue(n, &e, glue_next);
 	n->entry_end = add_glue(n, &e, glue_end);
 	n->entry_chain = add_chain(n);
 	n->entry_fail = add_glue(n, &e, glue_fail);
+	n->entry_warm = add_glue(n, &e, glue_warm);
 	v->scratch[SLOT_MEM] = (u64)add_glue(n, &e, glue_mem);
 	v->scratch[SLOT_COMMIT] = (u64)add_check(n, &e, (const void *)cpu_mem_commit);
 	v->scratch[SLOT_FP] = (u64)add_check(n, &e, (const void *)cpu_fp_need);
@@ -331,16 +365,6 @@ static bool make_stub(struct stub *s)
 	return ok && !emit_full(&s->e);
 }
 
-static void stub_init(struct stub *s, const struct decode *d, struct insn *rec)
-{
-	s->e.n = 0;
-	s->d = d;
-	s->rec = rec;
-	s->slow_mem = s->slow_lock = s->slow_type = s->after_mem = 0;
-	s->slow_fp = s->after_fp = 0;
-	s->slow_commit = s->after_commit = 0;
-}
-
 int native_bind(struct vcpu *v, const struct decode *d, struct insn *rec)
 {
 	struct native *n = v->native;
@@ -373,9 +397,28 @@ const void *native_step_end(struct vcpu *v)
 	return v->native->entry_end;
 }
 
-const void *native_step_entry(struct vcpu *v, const struct insn *rec)
+const void *native_warm_entry(struct vcpu *v)
 {
-	return rec->op ? v->native->entry_op : rec->fn;
+	return v->native->entry_warm;
+}
+
+/* The first record of a trace has its own entry in the trace's header. */
+static const void *step_entry(struct vcpu *v, const struct insn *rec)
+{
+	if (rec->op)
+		return v->native->entry_op;
+	return rec->seq == 0 ? trace_of(rec)->first : rec->fn;
+}
+
+int native_step(struct vcpu *v, const struct insn *rec)
+{
+	struct insn *two = v->step;
+
+	two[0] = *rec;
+	two[0].seq = 0;
+	two[0].fn = step_entry(v, rec);
+	two[1] = (struct insn){ .fn = v->native->entry_end, .off = (u16)(rec->off + rec->len), .seq = 1 };
+	return native_run(v, two);
 }
 
 /* ---- running ------------------------------------------------------------------------------------- */

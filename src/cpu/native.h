@@ -17,6 +17,20 @@
  */
 #pragma once
 #include "cpu/cpu.h"
+#include "cpu/emit.h"
+
+/**
+ * struct rename - what stands for a guest instruction's operands
+ * @host: host register that stands for guest register n; none above RDI if AH to BH are named
+ * @mem: the memory operand, if there is one
+ */
+struct rename {
+	u8 host[16];
+	struct mem_ref mem;
+};
+
+/* The guest's own instruction with other operands (rename.c). */
+void rename_emit(struct emit *e, const struct decode *d, const struct rename *r);
 
 int native_init(struct vcpu *v);	/* 0 or -errno */
 void native_destroy(struct vcpu *v);
@@ -36,9 +50,12 @@ void native_reset(struct vcpu *v);
 /* Entry of the record that ends a trace of the current mode: goes on with the next trace if the jump
  * cache knows it and nothing is requested, else eax = OP_NEXT, v->cur = that record, ret. */
 const void *native_trace_end(struct vcpu *v);
-/* For running a single record: an end that always returns, and an entry that does not go on by itself. */
+/* Entry of a trace's first record that counts down to its translation. */
+const void *native_warm_entry(struct vcpu *v);
+/* An end record that always returns. */
 const void *native_step_end(struct vcpu *v);
-const void *native_step_entry(struct vcpu *v, const struct insn *rec);
+/* Run a copy of one record and come back, whatever its trace is. v->cur is inside v->step. */
+int native_step(struct vcpu *v, const struct insn *rec);
 
 /* Run from rec until a record leaves the trace; v->cur is the record that did. */
 int native_run(struct vcpu *v, const struct insn *rec);

@@ -51,11 +51,18 @@ bool native_fault(struct vcpu *v, int sig, const void *siginfo, void *uctx)
 	u64 pc = (u64)r[REG_RIP];
 	int vector;
 
-	if (!n || pc < (u64)n->x.rx + n->glue_end || pc >= (u64)n->x.rx + n->used)
+	if (!n)
 		return false;
 	vector = guest_vector(v, (long)r[REG_TRAPNO]);
 	if (sig == SIGBUS && vector != EXC_AC)
 		vector = -1;
+	if (pc < (u64)n->x.rx + n->glue_end || pc >= (u64)n->x.rx + n->used) {
+		if (!v->tr || !v->tr->fault(v, vector, uctx))
+			return false;
+		if (vector < 0)
+			v->fault_gpa = blame(v, (u64)((const siginfo_t *)siginfo)->si_addr);
+		return true;
+	}
 	if (vector < 0)
 		v->fault_gpa = blame(v, (u64)((const siginfo_t *)siginfo)->si_addr);
 	v->scratch[SLOT_FAULT] = (u64)(s64)vector;

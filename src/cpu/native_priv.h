@@ -37,7 +37,7 @@ struct native {
 	u32 used;
 	u32 glue_end;	/* stubs lie in [glue_end, used) */
 	u32 nstubs;
-	const void *entry_op, *entry_nop, *entry_end, *entry_chain, *entry_fail;
+	const void *entry_op, *entry_nop, *entry_end, *entry_chain, *entry_fail, *entry_warm;
 	struct native_stats stats;
 	struct intern table[INTERN_SIZE];
 };
@@ -54,7 +54,8 @@ struct native {
 
 /**
  * struct stub - a stub being made
- * @host: host register that stands for guest register n
+ * @bytes: room for @e
+ * @r: what stands for the guest's registers and memory operand
  * @ptr: host register that holds the memory operand's address in the guest's instruction
  * @slow_mem, @slow_lock, @slow_type: jumps to the generic memory path, 0 if none
  * @after_mem: where it comes back
@@ -63,9 +64,10 @@ struct native {
  */
 struct stub {
 	struct emit e;
+	u8 bytes[EMIT_MAX];
 	const struct decode *d;
 	struct insn *rec;
-	u8 host[16];
+	struct rename r;
 	u8 ptr;
 	unsigned int slow_mem, slow_lock, slow_type, after_mem;
 	unsigned int slow_fp, after_fp;

@@ -19,11 +19,6 @@ static u32 trace_ref(const struct rcache *rc, const struct trace *t)
 	return (u32)(((const u8 *)t - rc->arena) / 8);
 }
 
-static u8 *trace_src(struct trace *t)
-{
-	return (u8 *)&t->rec[t->n + 1];
-}
-
 static u32 hash_trace(gpa_t gpa, u16 key)
 {
 	u64 h = (gpa ^ ((u64)key << 40)) * 0x9e3779b97f4a7c15ull;
@@ -84,6 +79,7 @@ static struct code_page *page_get(struct rcache *rc, gpa_t page)
 	p = &rc->page[n - 1];
 	p->gpa = page;
 	p->granules = 0;
+	p->verified = 0;
 	p->traces = 0;
 	p->hash_next = rc->page_hash[hash_page(page)];
 	rc->page_hash[hash_page(page)] = n;
@@ -162,6 +158,13 @@ static u32 *next_on_page(struct trace *t, gpa_t page)
 	return (t->gpa & PAGE_MASK) == page ? &t->page_next : &t->page_next2;
 }
 
+static void trace_kill(struct vcpu *v, struct trace *t)
+{
+	if (t->block)
+		v->tr->drop(v, t);
+	t->dead = true;
+}
+
 static bool page_drop(struct vcpu *v, struct code_page *p, unsigned int off, unsigned int len)
 {
 	struct rcache *rc = v->rc;
@@ -177,7 +180,7 @@ static bool page_drop(struct vcpu *v, struct code_page *p, unsigned int off, uns
 		if (t->dead || (o < off + len && off < o + l)) {
 			if (!t->dead) {
 				hash_unlink(rc, t);
-				t->dead = true;
+				trace_kill(v, t);
 				rc->stat_drops++;
 				hit = true;
 			}
@@ -228,6 +231,8 @@ static void start_over(struct vcpu *v)
 	rc->free_page = 0;
 	rc->used = 64;
 	rc->stat_flushes++;
+	if (v->tr)
+		v->tr->flush(v);
 	vcpu_reverify(v);
 }
 
@@ -465,6 +470,12 @@ static void trace_finish(struct vcpu *v, struct build *b, struct trace *t)
 	t->key = (u16)v->mode_key;
 	t->verified = v->verify;
 	t->dead = false;
+	t->block = 0;
+	t->code = NULL;
+	t->first = t->rec[0].fn;
+	t->heat = TRACE_HEAT;
+	if (v->tr && v->csz == 8)
+		t->rec[0].fn = native_warm_entry(v);
 	memcpy(trace_src(t), b->src, t->nbytes);
 }
 
@@ -576,8 +587,37 @@ static struct trace *hash_find(struct vcpu *v, gpa_t gpa, u16 key)
 static void trace_discard(struct vcpu *v, struct trace *t)
 {
 	hash_unlink(v->rc, t);
-	t->dead = true; /* page_drop() takes it off its page's list when that page is next touched */
+	trace_kill(v, t); /* page_drop() takes it off its page's list when that page is next touched */
 	v->rc->stat_drops++;
+}
+
+/*
+ * Translated blocks of a page go to each other without asking here, so whoever finds the first of them compares
+ * them all.
+ */
+static int page_verify(struct vcpu *v, const struct build *b, const struct trace *found)
+{
+	struct code_page *p = page_lookup(v->rc, b->page);
+	u8 now[RCACHE_TRACE_MAX * 15 + 16];
+
+	if (!p || p->verified == v->verify)
+		return OP_NEXT;
+	for (u32 ref = p->traces; ref;) {
+		struct trace *t = trace_at(v->rc, ref);
+		unsigned int off = (unsigned int)(t->gpa & ~PAGE_MASK);
+
+		ref = *next_on_page(t, b->page);
+		if (t == found || t->dead || !t->block || t->gpa2 != ~0ull || t->verified == v->verify)
+			continue;
+		if (copy_code(v, now, b->host + off, t->nbytes, b->page))
+			return OP_STOP;
+		if (memcmp(now, trace_src(t), t->nbytes))
+			trace_discard(v, t);
+		else
+			t->verified = v->verify;
+	}
+	p->verified = v->verify;
+	return OP_NEXT;
 }
 
 static int find_cached(struct vcpu *v, struct build *b, struct trace **out)
@@ -597,6 +637,8 @@ static int find_cached(struct vcpu *v, struct build *b, struct trace **out)
 		return OP_NEXT;
 	if (t->verified != v->verify || t->gpa2 != ~0ull) {
 		res = trace_verify(v, t, b, &same);
+		if (!res && same && v->tr)
+			res = page_verify(v, b, t);
 		if (res)
 			return res;
 		if (!same) {
@@ -651,6 +693,40 @@ int rcache_find(struct vcpu *v, u64 lin, const struct insn **out)
 		j->lin = lin;
 		j->mode_key = v->mode_key;
 		j->rec = t->rec;
+		j->code = t->code ? t->code : v->interp_entry;
 	}
 	return OP_NEXT;
+}
+
+/* ---- for the translator --------------------------------------------------------------------------- */
+
+struct trace *rcache_peek(struct vcpu *v, gpa_t gpa, u16 key)
+{
+	return hash_find(v, gpa, key);
+}
+
+struct trace *rcache_on_page(struct vcpu *v, gpa_t page, struct trace *prev)
+{
+	struct code_page *p = prev ? NULL : page_lookup(v->rc, page);
+
+	return trace_at(v->rc, prev ? *next_on_page(prev, page) : p ? p->traces : 0);
+}
+
+void rcache_set_code(struct vcpu *v, struct trace *t, const void *entry, const void *code)
+{
+	u64 lin = v->page_rip + (t->gpa & ~PAGE_MASK);
+	struct jentry *j = jcache_slot(v->rc, lin);
+
+	t->rec[0].fn = entry ? entry : t->first;
+	t->code = code;
+	if (j->rec == t->rec)
+		j->code = code ? code : v->interp_entry;
+}
+
+void rcache_warm(struct vcpu *v, const struct insn *first)
+{
+	struct trace *t = trace_of(first);
+
+	t->rec[0].fn = t->first;
+	v->tr->translate(v, t);
 }

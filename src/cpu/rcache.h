@@ -29,6 +29,10 @@
  * @n: records, not counting the end record
  * @page_next, @page_next2: lists of the first page and, if it crosses, of the second
  * @dead: invalidated; unreachable except by the code that is running it
+ * @heat: entries left until it is translated
+ * @block: number of the translated block, 0 none
+ * @first: entry of the first record as an interpreter's; rec[0].fn is what runs
+ * @code: entry of the translated block
  */
 struct trace {
 	gpa_t gpa;
@@ -41,12 +45,18 @@ struct trace {
 	u16 nbytes;
 	u8 n;
 	bool dead;
+	u16 heat;
+	u32 block;
+	const void *first;
+	const void *code;
 	struct insn rec[];
 };
+#define TRACE_HEAT 24 /* entries after which translation pays */
 
 struct code_page {
 	gpa_t gpa;
 	u64 granules;	/* 64-byte granules that hold source bytes */
+	u64 verified;	/* vcpu.verify at which all translated traces here were compared */
 	u32 traces;	/* arena offset / 8 of the first */
 	u32 hash_next;	/* index + 1 */
 };
@@ -55,7 +65,7 @@ struct jentry {
 	u64 lin;
 	u64 mode_key;
 	const struct insn *rec;
-	u64 pad;
+	const void *code; /* translated code's way into it */
 };
 
 struct rcache {
@@ -86,6 +96,25 @@ static inline struct jentry *jcache_slot(struct rcache *rc, u64 lin)
  * Return: OP_NEXT with *out set; OP_EXC (fetch fault recorded) or OP_STOP.
  */
 int rcache_find(struct vcpu *v, u64 lin, const struct insn **out);
+
+static inline struct trace *trace_of(const struct insn *first)
+{
+	return (struct trace *)((u8 *)(u64)first - offsetof(struct trace, rec));
+}
+
+static inline u8 *trace_src(struct trace *t)
+{
+	return (u8 *)&t->rec[t->n + 1];
+}
+
+/* The trace at gpa, alive, if it was decoded. */
+struct trace *rcache_peek(struct vcpu *v, gpa_t gpa, u16 key);
+/* The traces with bytes on a page, one after the other; NULL begins and ends. */
+struct trace *rcache_on_page(struct vcpu *v, gpa_t page, struct trace *prev);
+/* The first record of a warm trace was entered: called by its glue. */
+void rcache_warm(struct vcpu *v, const struct insn *first);
+/* rec[0] of a trace was given a translation, or lost it. */
+void rcache_set_code(struct vcpu *v, struct trace *t, const void *entry, const void *code);
 
 /* Forget every jump-cache entry and compare each trace with memory before its next use. */
 static inline void vcpu_reverify(struct vcpu *v)

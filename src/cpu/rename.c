@@ -42,11 +42,11 @@ static bool choose_registers(struct stub *s)
 	if (!high)
 		free = (u16)(0x700 | (7 & ~named));
 	for (unsigned int g = 0; g < 16; g++) {
-		s->host[g] = NO_REG;
+		s->r.host[g] = NO_REG;
 		if (!(named & 1u << g))
 			continue;
-		s->host[g] = g <= GPR_RDX ? (u8)g : take(&free, order, n);
-		if (s->host[g] == NO_REG)
+		s->r.host[g] = g <= GPR_RDX ? (u8)g : take(&free, order, n);
+		if (s->r.host[g] == NO_REG)
 			return false;
 	}
 	s->ptr = R_MEM;
@@ -63,114 +63,126 @@ static bool choose_registers(struct stub *s)
 struct fields {
 	unsigned int reg, rm, vvvv;
 	bool has_modrm;
+	bool mem;
+	bool byte_rex; /* a byte register that exists only with REX */
 };
 
 /* Guest register number to the encoding field that names its stand-in. */
-static unsigned int stand_in(const struct stub *s, unsigned int guest, bool high)
+static unsigned int stand_in(const struct rename *r, unsigned int guest, bool high)
 {
-	unsigned int host = s->host[guest];
+	unsigned int host = r->host[guest];
 
 	if (native_test_break_rename && host == GPR_R9)
 		host = GPR_R8;
 	return high ? host + 4 : host;
 }
 
-static void rename_fields(const struct stub *s, struct fields *f)
+/* Does some register field of this encoding name a byte register? */
+static bool has_byte_field(const struct decode *d)
 {
-	const struct decode *d = s->d;
-	const struct insn *r = s->rec;
+	return d->rec.osz == 1 || (d->map == 1 && (d->opcode & 0xf6) == 0xb6) ||
+	       (d->map == 2 && d->opcode == 0xf0);
+}
+
+static void rename_fields(const struct decode *d, const struct rename *r, struct fields *f)
+{
+	const struct insn *i = &d->rec;
 
 	f->has_modrm = d->off_modrm != 0xff;
-	f->reg = insn_reg(r);
-	f->rm = insn_rm(r);
+	f->reg = insn_reg(i);
+	f->rm = insn_rm(i);
 	f->vvvv = d->csz == 8 ? d->vvvv : d->vvvv & 7u;
-	if (d->gpr_fields & FIELD_REG)
-		f->reg = stand_in(s, f->reg, r->flags & INSN_REG_HIGH);
-	if (d->gpr_fields & (FIELD_RM | FIELD_OPCODE))
-		f->rm = stand_in(s, f->rm, r->flags & INSN_RM_HIGH);
+	f->mem = i->flags & INSN_MEM || i->base == GPR_MOFFS;
+	f->byte_rex = false;
+	if (d->gpr_fields & FIELD_REG) {
+		f->reg = stand_in(r, f->reg, i->flags & INSN_REG_HIGH);
+		f->byte_rex |= (f->reg & 0xc) == 4;
+	}
+	if (d->gpr_fields & (FIELD_RM | FIELD_OPCODE)) {
+		f->rm = stand_in(r, f->rm, i->flags & INSN_RM_HIGH);
+		f->byte_rex |= (f->rm & 0xc) == 4;
+	}
 	if (d->gpr_fields & FIELD_VVVV)
-		f->vvvv = stand_in(s, f->vvvv, false);
-	if (r->flags & INSN_MEM)
-		f->rm = s->ptr;
+		f->vvvv = stand_in(r, f->vvvv, false);
+	f->byte_rex &= has_byte_field(d) || d->rex;
 }
 
-static void emit_modrm(struct stub *s, const struct fields *f, unsigned int reg)
+static void emit_modrm(struct emit *e, const struct rename *r, const struct fields *f, unsigned int reg)
 {
-	unsigned int mod = s->rec->flags & INSN_MEM ? 0 : 3;
-
-	emit1(&s->e, mod << 6 | (reg & 7) << 3 | (f->rm & 7));
+	if (f->mem)
+		emit_ref_modrm(e, reg, &r->mem);
+	else
+		emit1(e, 0xc0 | (reg & 7) << 3 | (f->rm & 7));
 }
 
-static void emit_legacy_prefixes(struct stub *s, const struct fields *f, bool rm_used)
+static unsigned int rm_rex(const struct rename *r, const struct fields *f)
 {
-	const struct decode *d = s->d;
-	unsigned int rex = (s->rec->flags & INSN_REXW ? 8u : 0) | (rm_used && f->rm >= 8 ? 1u : 0);
+	return f->mem ? ref_rex(&r->mem) : f->rm >= 8 ? 1 : 0;
+}
+
+static void emit_legacy_prefixes(struct emit *e, const struct decode *d, const struct rename *r,
+				 const struct fields *f, bool rm_used)
+{
+	unsigned int rex = (d->rec.flags & INSN_REXW ? 8u : 0) | (rm_used ? rm_rex(r, f) : 0);
 
 	if (f->has_modrm && f->reg >= 8)
 		rex |= 4;
-	if (d->lock && (s->rec->flags & INSN_MEM))
-		emit1(&s->e, 0xf0);
+	if (rex || f->byte_rex)
+		rex |= 0x40;
+	if (d->lock && f->mem)
+		emit1(e, 0xf0);
 	if (d->size66)
-		emit1(&s->e, 0x66);
+		emit1(e, 0x66);
 	if (d->rep_op)
-		emit1(&s->e, d->rep_op);
-	if (d->gpr_high)
-		rex = 0;
-	if (rex)
-		emit1(&s->e, 0x40 | rex);
-}
-
-static bool is_moffs(const struct stub *s)
-{
-	return s->rec->base == GPR_MOFFS;
+		emit1(e, d->rep_op);
+	if (rex && !d->gpr_high)
+		emit1(e, rex);
 }
 
 /* INC and DEC in the opcode rows that 64-bit mode turned into REX. */
-static bool is_short_incdec(const struct stub *s)
+static bool is_short_incdec(const struct decode *d)
 {
-	return s->d->csz != 8 && s->d->map == 0 && (s->d->opcode & 0xf0) == 0x40;
+	return d->csz != 8 && d->map == 0 && (d->opcode & 0xf0) == 0x40;
 }
 
-static void emit_legacy(struct stub *s, const struct fields *f)
+static void emit_legacy(struct emit *e, const struct decode *d, const struct rename *r, const struct fields *f)
 {
-	const struct decode *d = s->d;
 	bool opcode_reg = d->gpr_fields & FIELD_OPCODE;
 
-	emit_legacy_prefixes(s, f, f->has_modrm || opcode_reg || is_moffs(s));
-	if (is_moffs(s)) {
-		emit1(&s->e, (d->opcode & 2 ? 0x88u : 0x8au) | (d->opcode & 1));
-		emit_modrm(s, f, GPR_RAX);
+	emit_legacy_prefixes(e, d, r, f, f->has_modrm || opcode_reg || f->mem);
+	if (d->rec.base == GPR_MOFFS) {
+		emit1(e, (d->opcode & 2 ? 0x88u : 0x8au) | (d->opcode & 1));
+		emit_modrm(e, r, f, GPR_RAX);
 		return;
 	}
-	if (is_short_incdec(s)) {
-		emit1(&s->e, 0xff);
-		emit_modrm(s, f, d->opcode >> 3 & 1);
+	if (is_short_incdec(d)) {
+		emit1(e, 0xff);
+		emit_modrm(e, r, f, d->opcode >> 3 & 1);
 		return;
 	}
 	if (d->map)
-		emit1(&s->e, 0x0f);
+		emit1(e, 0x0f);
 	if (d->map == 2)
-		emit1(&s->e, 0x38);
+		emit1(e, 0x38);
 	else if (d->map == 3)
-		emit1(&s->e, 0x3a);
-	emit1(&s->e, opcode_reg ? (d->opcode & 0xf8u) | (f->rm & 7) : d->opcode);
+		emit1(e, 0x3a);
+	emit1(e, opcode_reg ? (d->opcode & 0xf8u) | (f->rm & 7) : d->opcode);
 	if (f->has_modrm)
-		emit_modrm(s, f, f->reg);
+		emit_modrm(e, r, f, f->reg);
 }
 
-static void emit_vex(struct stub *s, const struct fields *f)
+static void emit_vex(struct emit *e, const struct decode *d, const struct rename *r, const struct fields *f)
 {
-	const struct decode *d = s->d;
 	u8 last = d->bytes[d->off_opcode - 1]; /* vvvv, L, pp, and W of the long form */
-	unsigned int w = s->rec->flags & INSN_REXW ? 0x80 : 0;
+	unsigned int w = d->rec.flags & INSN_REXW ? 0x80 : 0;
+	unsigned int rex = f->has_modrm ? (f->reg >= 8 ? 4u : 0) | rm_rex(r, f) : 0;
 
-	emit1(&s->e, 0xc4);
-	emit1(&s->e, (f->has_modrm && f->reg >= 8 ? 0u : 0x80u) | 0x40 |
-			     (f->has_modrm && f->rm >= 8 ? 0u : 0x20u) | d->map);
-	emit1(&s->e, w | (~f->vvvv & 15) << 3 | (last & 7));
-	emit1(&s->e, d->opcode);
+	emit1(e, 0xc4);
+	emit1(e, (~rex & 7) << 5 | d->map);
+	emit1(e, w | (~f->vvvv & 15) << 3 | (last & 7));
+	emit1(e, d->opcode);
 	if (f->has_modrm)
-		emit_modrm(s, f, f->reg);
+		emit_modrm(e, r, f, f->reg);
 }
 
 /* VBLENDV*: the immediate's high nibble is a register, 3 bits of it outside 64-bit mode. */
@@ -179,20 +191,19 @@ static bool has_register_immediate(const struct decode *d)
 	return d->encoding == ENC_VEX && d->map == 3 && d->opcode >= 0x4a && d->opcode <= 0x4c;
 }
 
-static void emit_guest_insn(struct stub *s)
+void rename_emit(struct emit *e, const struct decode *d, const struct rename *r)
 {
-	const struct decode *d = s->d;
 	struct fields f;
 
-	rename_fields(s, &f);
+	rename_fields(d, r, &f);
 	if (d->encoding == ENC_VEX)
-		emit_vex(s, &f);
+		emit_vex(e, d, r, &f);
 	else
-		emit_legacy(s, &f);
+		emit_legacy(e, d, r, &f);
 	if (has_register_immediate(d) && d->csz != 8)
-		emit1(&s->e, d->bytes[d->off_imm] & 0x7fu);
-	else if (d->imm_len)
-		emit_bytes(&s->e, &d->bytes[d->off_imm], d->imm_len);
+		emit1(e, d->bytes[d->off_imm] & 0x7fu);
+	else if (d->imm_len && d->rec.base != GPR_MOFFS)
+		emit_bytes(e, &d->bytes[d->off_imm], d->imm_len);
 }
 
 /* ---- the stub ----------------------------------------------------------------------------------- */
@@ -219,14 +230,14 @@ static void load_registers(struct stub *s)
 
 	for (unsigned int g = 0; g < 16; g++)
 		if (need & 1u << g)
-			emit_load(&s->e, s->host[g], R_VCPU, (size_t)OFF_GPR(g));
+			emit_load(&s->e, s->r.host[g], R_VCPU, (size_t)OFF_GPR(g));
 }
 
 static void store_registers(struct stub *s)
 {
 	for (unsigned int g = 0; g < 16; g++)
 		if (s->d->gpr_write & 1u << g)
-			emit_store(&s->e, s->host[g], R_VCPU, (size_t)OFF_GPR(g));
+			emit_store(&s->e, s->r.host[g], R_VCPU, (size_t)OFF_GPR(g));
 }
 
 static bool waits_for_x87(const struct stub *s)
@@ -260,6 +271,7 @@ bool stub_compute(struct stub *s)
 	}
 	if (!choose_registers(s) || (mem && (!d->mem_size || d->mem_size > 64)))
 		return false;
+	s->r.mem = (struct mem_ref){ .base = s->ptr, .index = REF_NONE };
 	if (d->vector)
 		stub_fp_begin(s);
 	if (mem && waits_for_x87(s))
@@ -271,7 +283,7 @@ bool stub_compute(struct stub *s)
 	if (mem && s->ptr != R_MEM)
 		emit_rr(&s->e, true, 0x89, R_MEM, s->ptr);
 	load_registers(s);
-	emit_guest_insn(s);
+	rename_emit(&s->e, d, &s->r);
 	store_registers(s);
 	if (d->flags_write)
 		save_flags(s);

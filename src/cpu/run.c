@@ -186,23 +186,6 @@ static bool boundary(struct vcpu *v)
 	return true;
 }
 
-/* ---- one instruction at a time --------------------------------------------------------------- */
-
-/*
- * Run exactly one instruction: a copy of its record followed by an end record, so that the shadow of
- * STI or MOV SS, TF and breakpoints are looked at after it.
- */
-static int run_single(struct vcpu *v, const struct insn *rec)
-{
-	struct insn *two = v->step;
-
-	two[0] = *rec;
-	two[0].seq = 0;
-	two[0].fn = native_step_entry(v, rec);
-	two[1] = (struct insn){ .fn = native_step_end(v), .off = (u16)(rec->off + rec->len), .seq = 1 };
-	return native_run(v, two);
-}
-
 /* ---- the loop --------------------------------------------------------------------------------- */
 
 static inline bool must_step(const struct vcpu *v)
@@ -285,7 +268,7 @@ static bool step(struct vcpu *v, bool again)
 	}
 	v->shadow = 0;
 	v->page_rip = v->rip - rec->off;
-	res = run_single(v, rec);
+	res = native_step(v, rec); /* so that shadows, TF and breakpoints are looked at after it */
 	settle(v, res);
 	if ((v->rflags & FLAG_IF) & ~was_if)
 		atomic_fetch_or(&v->request, REQ_EVENT);
@@ -371,6 +354,8 @@ static void enter(struct vcpu *v)
 	if (!v->mmio.replay)
 		mmio_reset(v); /* the writes it held have been handed out */
 	cpu_enter_guest(v);
+	if (v->tr)
+		v->tr->enter(v);
 	serve_memory(v);
 	vcpu_reverify(v); /* user space may have written code */
 }
@@ -381,6 +366,8 @@ static enum cpu_stop leave(struct vcpu *v)
 	interval_hold(v);
 	if (v->stop == CPU_STOP_HLT || v->stop == CPU_STOP_MWAIT)
 		rcache_rest(v);
+	if (v->tr)
+		v->tr->leave(v);
 	cpu_leave_guest(v);
 	return v->stop;
 }

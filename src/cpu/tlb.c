@@ -414,6 +414,7 @@ void mmu_select_view(struct vcpu *v)
 	if (unlikely(view == VIEW_USER && (v->cr0 & CR0_AM) && (v->rflags & FLAG_AC)))
 		view = VIEW_NONE;
 	v->dtlb = &v->l1[view];
+	v->mode_key = (v->mode_key & ~(u64)MODE_VIEW) | (u64)view << MODE_VIEW_SHIFT;
 }
 
 /* ---- pages with code ------------------------------------------------------------------------------ */

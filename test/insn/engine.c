@@ -261,3 +261,10 @@ int engine_run(const struct decode *d, unsigned int off, const struct knobs *k, 
 	s->flags = cpu_rflags(v);
 	return res;
 }
+
+/* Nothing is translated here. */
+void rcache_warm(struct vcpu *vcpu, const struct insn *first)
+{
+	(void)vcpu;
+	(void)first;
+}
