@@ -457,7 +457,7 @@ struct vcpu {
 	struct insn step[2];	/* the instruction being stepped and its end record */
 	u32 guest_debug;	/* enum guest_debug as set by user space */
 	u64 guest_dr[4], guest_debug_dr7;
-	u64 hypercall[6];
+	struct { u64 nr, arg[3]; bool wide, done; } hypercall; /* done: RAX has user space's answer */
 
 	/* CPUID as user space set it, and what it implies */
 	struct cpuid_entry cpuid[CPUID_ENTRIES_MAX];

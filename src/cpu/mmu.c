@@ -200,7 +200,7 @@ static enum walk_result descend(struct vcpu *v, struct walk *w, gpa_t table)
 			return WALK_FAULT;
 		large = is_large(v, level, pte);
 		if (pte & reserved(v, level, large)) {
-			w->err = PF_P | PF_RSVD;
+			w->err = PFERR_P | PFERR_RSVD;
 			return WALK_FAULT;
 		}
 		w->bits = combine(w->bits, pte);
@@ -332,7 +332,7 @@ static enum walk_result walk(struct vcpu *v, struct walk *w)
 		if (res != WALK_OK)
 			return res;
 		if (w->acc && !mmu_allowed(v, w->bits, w->acc)) {
-			w->err = PF_P;
+			w->err = PFERR_P;
 			return WALK_FAULT;
 		}
 		if (!w->quiet)
@@ -353,12 +353,12 @@ static int page_fault(struct vcpu *v, const struct walk *w)
 	u32 err = w->err;
 
 	if (w->acc & ACC_W)
-		err |= PF_W;
+		err |= PFERR_W;
 	if (mmu_user(v, w->acc))
-		err |= PF_U;
+		err |= PFERR_U;
 	if ((w->acc & ACC_X) &&
 	    ((v->cr4 & CR4_SMEP) || ((v->cr4 & CR4_PAE) && (v->efer & EFER_NXE))))
-		err |= PF_ID;
+		err |= PFERR_ID;
 	return cpu_raise_pf(v, w->la, err);
 }
 

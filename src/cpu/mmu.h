@@ -7,11 +7,11 @@
 #include "cpu/cpu.h"
 
 /* Error code of #PF. [SDM3A "Page-Fault Exceptions"] */
-#define PF_P 1u
-#define PF_W 2u
-#define PF_U 4u
-#define PF_RSVD 8u
-#define PF_ID 16u
+#define PFERR_P 1u
+#define PFERR_W 2u
+#define PFERR_U 4u
+#define PFERR_RSVD 8u
+#define PFERR_ID 16u
 
 /*
  * All return 0 or OP_EXC / OP_STOP, which the handler returns unchanged. Segment forms check limit,

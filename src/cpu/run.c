@@ -219,7 +219,7 @@ static bool emulation_fails(struct vcpu *v)
 	bool mapped;
 	gpa_t gpa;
 
-	if (e->vector != EXC_PF || !(e->error & PF_RSVD) || (e->error & PF_ID) ||
+	if (e->vector != EXC_PF || !(e->error & PFERR_RSVD) || (e->error & PFERR_ID) ||
 	    insn_rows[v->cur->id].feature != FEAT_FPU)
 		return false;
 	v->maxphyaddr = 52;
@@ -317,7 +317,7 @@ static bool complete(struct vcpu *v)
 
 	v->replay = false;
 	if (!wanted) {
-		v->pio.active = v->msr.done = false;
+		v->pio.active = v->msr.done = v->hypercall.done = false;
 		mmio_reset(v);
 	}
 	return wanted ? step(v, true) : true;

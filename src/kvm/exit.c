@@ -28,6 +28,12 @@ static int exit_io(struct kvm_vcpu *k)
 	memcpy(k->pio_page, p->data, (size_t)p->size * p->count);
 	k->pending = PENDING_PIO;
 	STAT_INC(k, io_exits);
+	/* Old VMMs handle OUT 7EH expecting RIP behind it: the instruction ends before the exit. */
+	if (p->port == 0x7e && !p->in && !p->string && kvm_quirk(k->vm, KVM_X86_QUIRK_OUT_7E_INC_RIP)) {
+		k->pending = PENDING_NONE;
+		p->done = true;
+		cpu_complete(k->v);
+	}
 	return 0;
 }
 
@@ -86,10 +92,10 @@ static int exit_hypercall(struct kvm_vcpu *k)
 	struct kvm_run *run = k->run;
 
 	memset(&run->hypercall, 0, sizeof(run->hypercall));
-	run->hypercall.nr = k->v->hypercall[0];
+	run->hypercall.nr = k->v->hypercall.nr;
 	for (int i = 0; i < 3; i++)
-		run->hypercall.args[i] = k->v->hypercall[i + 1];
-	run->hypercall.longmode = (u32)k->v->hypercall[4];
+		run->hypercall.args[i] = k->v->hypercall.arg[i];
+	run->hypercall.longmode = k->v->hypercall.wide;
 	k->pending = PENDING_HYPERCALL;
 	return 0;
 }
@@ -231,8 +237,8 @@ static void complete_hypercall(struct kvm_vcpu *k)
 {
 	u64 ret = k->run->hypercall.ret;
 
-	k->v->gpr[GPR_RAX] = k->v->hypercall[4] ? ret : (u32)ret;
-	k->v->hypercall[5] = 1;
+	k->v->gpr[GPR_RAX] = k->v->hypercall.wide ? ret : (u32)ret;
+	k->v->hypercall.done = true;
 }
 
 int exit_complete(struct kvm_vcpu *k, bool immediate)

@@ -288,11 +288,11 @@ static long map_gpa_range(struct vcpu *v, u64 gpa, u64 npages, u64 attrs, bool w
 		return -KVM_ENOSYS;
 	if ((gpa & (PAGE_SIZE - 1)) || !npages || (gpa >> PAGE_SHIFT) + npages <= gpa >> PAGE_SHIFT)
 		return -KVM_EINVAL;
-	v->hypercall[0] = KVM_HC_MAP_GPA_RANGE;
-	v->hypercall[1] = gpa;
-	v->hypercall[2] = npages;
-	v->hypercall[3] = attrs;
-	v->hypercall[4] = wide;
+	v->hypercall.nr = KVM_HC_MAP_GPA_RANGE;
+	v->hypercall.arg[0] = gpa;
+	v->hypercall.arg[1] = npages;
+	v->hypercall.arg[2] = attrs;
+	v->hypercall.wide = wide;
 	return -EREMOTE;
 }
 

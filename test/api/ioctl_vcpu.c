@@ -374,7 +374,8 @@ void t_vcpu_get_events(void)
 
 void t_vcpu_set_events(void)
 {
-	struct kvm_vcpu_events e = { .exception = { .injected = 1, .nr = 13, .has_error_code = 1, .error_code = 8 } }, f;
+	struct kvm_vcpu_events e = { .exception = { .injected = 1, .nr = 13, .has_error_code = 1, .error_code = 8 } };
+	struct kvm_vcpu_events f;
 	int vm = bare_vm(NO_CHIP), vcpu = open_vcpu(vm, 0);
 
 	is(call(vcpu, KVM_SET_VCPU_EVENTS, &e), 0, "an injected #GP");

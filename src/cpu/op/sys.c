@@ -469,6 +469,10 @@ static int hypercall(struct vcpu *v)
 
 	if (!bus->hypercall)
 		return RAISE_UD(v);
+	if (v->hypercall.done) {
+		v->hypercall.done = false;
+		return OP_END;
+	}
 	if (bus->hypercall(v, &ret) == -EREMOTE) {
 		v->stop = CPU_STOP_HYPERCALL;
 		return OP_STOP;
