@@ -71,11 +71,11 @@ static void topology(struct kvm_cpuid2 *c, u32 id, u32 n)
 
 static void leaf_1(struct kvm_cpuid_entry2 *e, u32 id, u32 n, bool tsc_deadline)
 {
-	const u32 tsc_deadline_bit = 1u << 24, hypervisor_bit = 1u << 31, htt_bit = 1u << 28;
+	const u32 tsc_deadline_bit = 1u << 24, htt_bit = 1u << 28;
 	u32 width = 1u << log2_up(n);
 
 	e->ebx = (e->ebx & 0xffffu) | width << 16 | id << 24;
-	e->ecx |= hypervisor_bit | (tsc_deadline ? tsc_deadline_bit : 0);
+	e->ecx |= tsc_deadline ? tsc_deadline_bit : 0;
 	if (n > 1)
 		e->edx |= htt_bit;
 	else
@@ -120,9 +120,22 @@ static void fill_one(struct kvm_cpuid_entry2 *e, u32 id, u32 n, bool tsc_deadlin
 	}
 }
 
+/* A KVM that has leaves for its guests is a hypervisor they may see. */
+static void hypervisor_bit(struct kvm_cpuid2 *cpuid)
+{
+	bool leaves = false;
+
+	for (u32 i = 0; i < cpuid->nent; i++)
+		leaves |= cpuid->entries[i].function == 0x40000000;
+	for (u32 i = 0; leaves && i < cpuid->nent; i++)
+		if (cpuid->entries[i].function == 1)
+			cpuid->entries[i].ecx |= 1u << 31;
+}
+
 void vmm_cpuid_fill(struct kvm_cpuid2 *cpuid, unsigned int id, unsigned int n, bool tsc_deadline)
 {
 	for (u32 i = 0; i < cpuid->nent; i++)
 		fill_one(&cpuid->entries[i], id, n, tsc_deadline);
+	hypervisor_bit(cpuid);
 	topology(cpuid, id, n);
 }

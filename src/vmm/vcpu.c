@@ -218,6 +218,19 @@ static void exit_notify(struct vcpu *v)
 	}
 }
 
+/* A lock that the host's policy does not allow; KVM also sends SIGBUS to this thread (on_bus()). */
+static void exit_lock(struct vcpu *v)
+{
+	static const char *const why[] = {
+		"a split lock", "another split lock, after it had been given #AC for one", "a bus lock",
+	};
+	u32 code = v->run->ex.error_code;
+
+	dump_registers(v);
+	vmm_stop(v->vm, EXIT_CONTAINED, "cpu %u was stopped: %s, which this host does not allow (split lock policy)", v->id,
+		why[code < ARRAY_SIZE(why) ? code : 0]);
+}
+
 static void exit_crash(struct vcpu *v)
 {
 	struct kvm_run *run = v->run;
@@ -266,6 +279,12 @@ static void dispatch(struct vcpu *v)
 	case KVM_EXIT_X86_BUS_LOCK:
 		atomic_fetch_add(&v->vm->bus_lock_count, 1);
 		break;
+	case KVM_EXIT_EXCEPTION:
+		if (run->ex.exception == 17) {
+			exit_lock(v);
+			break;
+		}
+		/* fallthrough */
 	default:
 		exit_crash(v);
 	}
@@ -310,10 +329,23 @@ static void on_kick(int sig)
 {
 }
 
+/* Sent together with KVM_EXIT_EXCEPTION, which says more; anything else is fatal. */
+static void on_bus(int sig, siginfo_t *info, void *ctx)
+{
+	if (info->si_code == BUS_ADRALN && !info->si_addr)
+		return;
+	signal(sig, SIG_DFL);
+	raise(sig);
+}
+
 int vmm_start(struct vm *vm)
 {
 	struct sigaction sa = { .sa_handler = on_kick };
+	struct sigaction bus = { .sa_sigaction = on_bus, .sa_flags = SA_SIGINFO };
 	int rc;
+
+	if (vm->kvm->sigaction(SIGBUS, &bus, NULL))
+		return vmm_error(EXIT_HOST, "sigaction: %s", strerror(errno));
 
 	if (vm->kvm->sigaction(SIG_KICK, &sa, NULL))
 		return vmm_error(EXIT_HOST, "sigaction: %s", strerror(errno));
