@@ -15,6 +15,11 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+enum { SEGMENT_X = PF_X };
+#undef PF_R /* mmu.h's are bits of a page fault's error code */
+#undef PF_W
+#undef PF_X
+
 #include "base/base.h"
 #include "kvm/kvm.h"
 #include "kvm/sig.h"
@@ -142,7 +147,7 @@ static int scan_program(struct dl_phdr_info *info, size_t size, void *arg)
 	for (unsigned int i = 0; i < info->dlpi_phnum; i++) {
 		const ElfW(Phdr) *ph = &info->dlpi_phdr[i];
 
-		if (ph->p_type == PT_LOAD && (ph->p_flags & PF_X))
+		if (ph->p_type == PT_LOAD && (ph->p_flags & SEGMENT_X))
 			scan((const u8 *)(info->dlpi_addr + ph->p_vaddr), ph->p_memsz);
 	}
 	return 1;
