@@ -707,3 +707,12 @@ void insn_format(const u8 *bytes, unsigned int len, unsigned int csz, u64 rip, c
 	ZydisFormatterInit(&fmt, ZYDIS_FORMATTER_STYLE_INTEL);
 	ZydisFormatterFormatInstruction(&fmt, &w.zi, w.op, w.zi.operand_count_visible, buf, n, rip, NULL);
 }
+
+unsigned int insn_length(const u8 *bytes, unsigned int len, unsigned int csz)
+{
+	ZydisDecodedInstruction zi;
+	ZydisDecoder dec;
+
+	decoder_init(&dec, NULL, csz);
+	return ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&dec, NULL, bytes, len, &zi)) ? zi.length : 0;
+}

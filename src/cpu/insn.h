@@ -163,3 +163,5 @@ int insn_decode(const struct vcpu *v, const u8 *bytes, unsigned int avail, unsig
 const char *insn_name(enum insn_id id);
 /* Disassemble for traces and logs; not for use inside cpu_run(). */
 void insn_format(const u8 *bytes, unsigned int len, unsigned int csz, u64 rip, char *buf, size_t n);
+/* Length of the instruction at @bytes in code of size @csz (2, 4, 8), 0 when it is none. */
+unsigned int insn_length(const u8 *bytes, unsigned int len, unsigned int csz);

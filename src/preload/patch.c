@@ -8,7 +8,6 @@
  */
 #include "preload/preload.h"
 
-#include <Zydis/Zydis.h>
 #include <elf.h>
 #include <link.h>
 #include <string.h>
@@ -21,6 +20,7 @@ enum { SEGMENT_X = PF_X };
 #undef PF_X
 
 #include "base/base.h"
+#include "cpu/insn.h"
 #include "kvm/kvm.h"
 #include "kvm/sig.h"
 #include "kvm/sys.h"
@@ -91,7 +91,7 @@ static bool emulate(ucontext_t *uc)
 /* ---- where it is ---------------------------------------------------------------------------------------------- */
 
 /* Decoding from any byte falls into step with the real instructions soon; ask from many and believe the most. */
-static bool is_instruction(const ZydisDecoder *dec, const u8 *begin, const u8 *at, const u8 *end)
+static bool is_instruction(const u8 *begin, const u8 *at, const u8 *end)
 {
 	const u8 *from = at - begin > RUN_UP ? at - RUN_UP : begin;
 	unsigned int hit = 0, miss = 0;
@@ -100,12 +100,9 @@ static bool is_instruction(const ZydisDecoder *dec, const u8 *begin, const u8 *a
 		const u8 *p = from;
 
 		while (p < at) {
-			ZydisDecodedInstruction zi;
+			size_t left = (size_t)(end - p);
 
-			if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(dec, NULL, p, (size_t)(end - p), &zi)))
-				p++;
-			else
-				p += zi.length;
+			p += insn_length(p, left < 15 ? (unsigned int)left : 15, 8) ?: 1;
 		}
 		if (p == at)
 			hit++;
@@ -131,11 +128,8 @@ static void replace(const u8 *at)
 static void scan(const u8 *begin, size_t size)
 {
 	const u8 *end = begin + size, *p = begin;
-	ZydisDecoder dec;
-
-	ZydisDecoderInit(&dec, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
 	while ((p = memmem(p, (size_t)(end - p), "\x0f\xa2", 2))) {
-		if (is_instruction(&dec, begin, p, end))
+		if (is_instruction(begin, p, end))
 			replace(p);
 		p += 2;
 	}
