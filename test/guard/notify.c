@@ -39,7 +39,8 @@ static void ac_exit(void)
 	is(board_run(&b, cpu, 5000), KVM_EXIT_NOTIFY, "N20 the same on the real clock");
 	start = board_now() - start;
 	diag("window + threshold = %.3f ms of crystal time, the exit took %.3f ms", (1000 + LIMIT) / 25e3, start * 1e3);
-	ok(start >= (1000 + LIMIT) / 25e6 && start < (1000 + LIMIT) / 25e6 + 0.05, "N20 not before window + threshold, not long after");
+	ok(start >= (1000 + LIMIT) / 25e6 && start < (1000 + LIMIT) / 25e6 + 0.05,
+	   "N20 not before window + threshold, not long after");
 	gone();
 }
 
@@ -56,7 +57,8 @@ static void crystal(void)
 	start = board_now();
 	is(board_run(&b, cpu, 5000), KVM_EXIT_NOTIFY, "N26 a crystal of 50 MHz");
 	start = board_now() - start;
-	ok(start > 0.0099 && start < 0.05, "N26 500000 ticks are 10 ms whatever the guest's TSC does (%.2f ms)", start * 1e3);
+	ok(start > 0.0099 && start < 0.05,
+	   "N26 500000 ticks are 10 ms whatever the guest's TSC does (%.2f ms)", start * 1e3);
 	gone();
 }
 
@@ -129,8 +131,9 @@ static void silent(void)
 	is(board_run(&b, cpu, 500), -ETIMEDOUT, "N27 without USER KVM_RUN does not return");
 	ok(notify_exits(cpu) > 1, "N27 but exits are counted: %llu", (unsigned long long)notify_exits(cpu));
 	departures(fd, lines, sizeof(lines));
-	ok(strstr(lines, "\"kind\":\"notify-exit\"") && strstr(lines, "\"rip\":\"0x40000\"") && strstr(lines, "\"cpl\":3") &&
-		   strstr(lines, "\"vectoring\":\"0x80000b11\"") && strstr(lines, "\"cause\":\"0x200000000\""),
+	ok(strstr(lines, "\"kind\":\"notify-exit\"") && strstr(lines, "\"rip\":\"0x40000\"") &&
+		   strstr(lines, "\"cpl\":3") && strstr(lines, "\"vectoring\":\"0x80000b11\"") &&
+		   strstr(lines, "\"cause\":\"0x200000000\""),
 	   "N39 each is recorded with RIP, CPL, vectoring and how many there were in a row");
 	close(fd);
 	is(casement_inject(b.vm, "context-invalid:flag", NULL, 0), 0, "inject");
@@ -284,7 +287,9 @@ static void *break_gate(void *arg)
 }
 
 /* The other vCPU's guest code does it. */
-BOARD_ASM(breaker, 32, "mov $20000000, %ecx; 1: dec %ecx; jnz 1b; andb $0x7f, 0x208d; mov $0xbb, %al; out %al, $0xf4; hlt");
+BOARD_ASM(breaker, 32,
+	  "mov $20000000, %ecx; 1: dec %ecx; jnz 1b; andb $0x7f, 0x208d; mov $0xbb, %al; out %al, "
+	  "$0xf4; hlt");
 
 static void *run_breaker(void *arg)
 {

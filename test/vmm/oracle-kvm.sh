@@ -34,7 +34,7 @@ outer() {
 	echo 'cmp /o/disk.img /o/out.img && echo same'
 	echo "$run -c 2 -d /o/disk.img,ro -p '$append pci=nomsi'; echo two: \$?"
 	# The driver is a module, so init has no console yet and must open it itself.
-	hvc='read line </dev/hvc0; echo "hvc: $line" >/dev/hvc0; reboot -f'
+	hvc='exec 3<>/dev/hvc0; echo ready >&3; read line <&3; echo "hvc: $line" >&3; reboot -f'
 	echo "echo typed | $run --console virtio -p 'quiet panic=-1 casement.script=$(echo "$hvc" | base64 -w0)'; echo three: \$?"
 }
 

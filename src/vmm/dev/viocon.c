@@ -15,6 +15,7 @@
 #include "vmm/worker.h"
 
 enum { RX = 0, TX = 1 };
+#define PATIENCE 15
 #define TYPED_MAX 4096
 
 struct viocon {
@@ -30,7 +31,7 @@ struct viocon {
 	bool starved;
 	/*
 	 * Linux throws away what arrives while its driver is still probing. So what was typed waits until the guest has
-	 * written something, or for a second after it handed over its first buffers.
+	 * written something, or for PATIENCE seconds after it handed over its first buffers.
 	 */
 	bool listening;
 	int patience_fd;
@@ -38,11 +39,11 @@ struct viocon {
 
 static void wait_for_guest(struct viocon *c)
 {
-	const struct itimerspec second = { .it_value.tv_sec = 1 };
+	const struct itimerspec limit = { .it_value.tv_sec = PATIENCE };
 	struct itimerspec left;
 
 	if (!timerfd_gettime(c->patience_fd, &left) && !left.it_value.tv_sec && !left.it_value.tv_nsec)
-		timerfd_settime(c->patience_fd, 0, &second, NULL);
+		timerfd_settime(c->patience_fd, 0, &limit, NULL);
 }
 
 static u32 take_typed(struct viocon *c, u8 *buf, size_t max)
