@@ -17,7 +17,7 @@
 #define KICK_MS 20
 #define INNOCENT_MS 60000
 /* Nothing but the guest itself stands in an uncontained attack's way. */
-#define BARE "intercepts=drop,split-lock=off,bus-lock=off"
+#define BARE "intercepts=drop,split-lock=off,bus-lock=off,"
 
 const char *lab_end_name(enum lab_end end)
 {
@@ -227,9 +227,11 @@ static void run_bare(const struct lab_guest *g, struct lab_result *r)
 	struct sibling s[BOARD_CPUS];
 	struct board b;
 	char buf[64];
+	char options[160];
 	int got = -ETIMEDOUT;
 
-	if (open_board(&b, g, BARE, false, r)) {
+	snprintf(options, sizeof(options), BARE "%s", strncmp(g->options, "inject=", 7) ? "" : g->options);
+	if (open_board(&b, g, options, false, r)) {
 		r->pass = false;
 		return;
 	}
