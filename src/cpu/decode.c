@@ -116,7 +116,7 @@ static bool form_matches(const struct work *w, enum insn_form form)
 	case INSN_FORM_MR: return is_bit_test_mr(w);
 	case INSN_FORM_STR: return w->zi.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT;
 	case INSN_FORM_MMX: return names_mmx(w);
-	case INSN_FORM_XMM: return w->zi.opcode_map == ZYDIS_OPCODE_MAP_0F || !names_mmx(w);
+	case INSN_FORM_XMM: return w->zi.opcode_map != ZYDIS_OPCODE_MAP_DEFAULT && !names_mmx(w);
 	case INSN_FORM_MAP3: return w->zi.opcode_map == ZYDIS_OPCODE_MAP_0F3A;
 	case INSN_FORM_MEM: return w->zi.raw.modrm.mod != 3;
 	case INSN_FORM_REG: return w->zi.raw.modrm.mod == 3;

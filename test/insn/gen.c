@@ -458,6 +458,9 @@ static bool usable(const struct icase *c, unsigned int id)
 {
 	if (c->d.rec.id != id || c->d.rec.op != insn_rows[id].op)
 		return false;
+	/* 0F 0D with a register: a NOP on Intel's processors, #UD on AMD's. */
+	if (id == INSN_NOP && c->d.map == 1 && c->d.opcode == 0x0d && !(c->d.rec.flags & INSN_MEM))
+		return false;
 	if (c->csz != 8 && c->d.avx) /* L and vvvv rules are the decoder's; registers 8-15 do not exist */
 		return false;
 	return !(c->d.rec.flags & INSN_MEM) || c->d.mem_acc != MEM_NONE;

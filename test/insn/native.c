@@ -69,18 +69,29 @@ static bool same_fault(const struct icase *c, int want, int got)
 	return want == EXC_GP && got == EXC_PF && c->d.vector;
 }
 
+/* RDRAND and RDSEED: the number itself is anybody's. */
+static void mask_random(const struct icase *c, const struct outcome *want, struct outcome *got)
+{
+	if (insn_rows[c->d.rec.id].traits & T_RANDOM && want->s.flags & got->s.flags & FLAG_CF)
+		memcpy(&got->s.gpr[insn_rm(&c->d.rec)], &want->s.gpr[insn_rm(&c->d.rec)], c->d.rec.osz);
+}
+
+/*
+ * No flag is masked, not even those that the manual leaves undefined: the engine lets the same CPU execute the
+ * same operation on the same values.
+ */
 static bool same(const struct icase *c, struct outcome *want, struct outcome *got)
 {
-	uint64_t mask = FLAGS_ARITH & ~(uint64_t)c->d.flags_undef;
 	unsigned int skip, len;
 
 	if (!same_fault(c, engine_vector(want->fault), got->fault))
 		return false;
 	mask_fx(want->s.fx);
 	mask_fx(got->s.fx);
+	mask_random(c, want, got);
 	gen_window(NULL, c, &skip, &len);
 	return !memcmp(want->s.gpr, got->s.gpr, sizeof(want->s.gpr)) &&
-	       !((want->s.flags ^ got->s.flags) & mask) &&
+	       !((want->s.flags ^ got->s.flags) & FLAGS_ARITH) &&
 	       !memcmp(want->s.fx, got->s.fx, sizeof(want->s.fx)) &&
 	       !memcmp(want->s.ymm, got->s.ymm, sizeof(want->s.ymm)) &&
 	       !memcmp(want->window + skip, got->window + skip, len);
@@ -204,14 +215,13 @@ static bool is_tested(unsigned int id)
 {
 	const struct insn_row *row = &insn_rows[id];
 
-	return !(row->traits & (T_NOP | T_RANDOM)) && (!row->op || is_vector_handler(row->op)) &&
-	       gen_templates(id);
+	return !row->op || is_vector_handler(row->op);
 }
 
-/* Vectors that differ, or -1 when the host does not have the instruction. */
+/* Vectors that differ, or -1 when host and engine have no such instruction. */
 static int run_row(unsigned int id, unsigned int vectors, unsigned int show_max)
 {
-	unsigned int done = 0, bad = 0, undefined = 0, only_host_ud = 0;
+	unsigned int done = 0, bad = 0, undefined = 0, only_host_ud = 0, only_pf = 0;
 
 	for (unsigned int tries = 0; done < vectors && tries < vectors * 20 && bad <= 20; tries++) {
 		struct icase c;
@@ -226,19 +236,23 @@ static int run_row(unsigned int id, unsigned int vectors, unsigned int show_max)
 		if (want.fault == EXC_UD) {
 			undefined++;
 			only_host_ud += !good;
+			only_pf += got.fault == EXC_PF;
+			if (!good && got.fault != EXC_PF && only_host_ud <= show_max)
+				show(&c);
 		} else if (!good && bad++ < show_max) {
 			shrink(&c);
 			show(&c);
 		}
 	}
 	total += done;
-	if (done && undefined == done)
+	/* The engine looks at the operand's mapping first. */
+	if (done && undefined == done && only_host_ud == only_pf)
 		return -1;
 	if (only_host_ud)
 		diag("%s: %u vectors are #UD only on the host", insn_name((enum insn_id)id), only_host_ud);
 	if (done < vectors && bad <= 20)
 		diag("%s: only %u vectors", insn_name((enum insn_id)id), done);
-	return (int)(bad + only_host_ud);
+	return (int)(bad + only_host_ud + (done < vectors / 2));
 }
 
 static void test_rows(const char *only, unsigned int vectors)
@@ -249,9 +263,13 @@ static void test_rows(const char *only, unsigned int vectors)
 
 		if (!is_tested(id) || (only && strcmp(only, name)))
 			continue;
+		if (!gen_templates(id)) {
+			ok(false, "%s: some encoding decodes to this row", name);
+			continue;
+		}
 		bad = run_row(id, vectors, 2);
 		if (bad < 0)
-			skip(name, "not on this host");
+			ok(true, "%s: #UD here as on the host, whose CPUID the guest's is part of", name);
 		else
 			ok(bad == 0, "%s", name);
 	}
