@@ -42,6 +42,11 @@ static int soft_ioctl(int fd, unsigned long request, unsigned long arg)
 	return casement_ioctl(fd, request, arg);
 }
 
+static int soft_departures(int vm)
+{
+	return casement_departures(vm, CASEMENT_TEXT);
+}
+
 static const struct kvm_call soft = {
 	.name = "casement",
 	.path = NULL,
@@ -51,6 +56,8 @@ static const struct kvm_call soft = {
 	.munmap = munmap,
 	.close = casement_close,
 	.sigaction = casement_sigaction,
+	.set_options = casement_set_options,
+	.departures = soft_departures,
 };
 #endif
 

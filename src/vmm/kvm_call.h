@@ -11,7 +11,8 @@
  * struct kvm_call - how to reach a KVM
  *
  * Every function behaves like the system call of its name: -1 and errno on failure. @sigaction is for the
- * signal that interrupts KVM_RUN.
+ * signal that interrupts KVM_RUN. The others are the software processor's only, else NULL: @set_options is
+ * casement_set_options(), @departures gives a descriptor with a line of text for each departure of a VM.
  */
 struct kvm_call {
 	const char *name;
@@ -22,6 +23,8 @@ struct kvm_call {
 	int (*munmap)(void *addr, size_t length);
 	int (*close)(int fd);
 	int (*sigaction)(int sig, const struct sigaction *act, struct sigaction *old);
+	int (*set_options)(const char *list, char *err, size_t n);
+	int (*departures)(int vm);
 };
 
 /**

@@ -151,7 +151,7 @@ int vmm_vcpu_boot(struct vcpu *v, const struct boot *b)
 	return 0;
 }
 
-static void dump_registers(struct vcpu *v)
+void vmm_dump(struct vcpu *v)
 {
 	struct kvm_regs r;
 	struct kvm_sregs s;
@@ -205,19 +205,6 @@ static void exit_system_event(struct vcpu *v)
 	}
 }
 
-static void exit_notify(struct vcpu *v)
-{
-	struct vm *vm = v->vm;
-
-	atomic_fetch_add(&vm->notify_count, 1);
-	if (v->run->notify.flags & KVM_NOTIFY_CONTEXT_INVALID) {
-		vmm_stop(vm, EXIT_CONTAINED, "cpu %u: notify VM exit with an invalid context", v->id);
-	} else if (vm->notify_policy == NOTIFY_STOP) {
-		dump_registers(v);
-		vmm_stop(vm, EXIT_CONTAINED, "cpu %u opened no event window within the notify window", v->id);
-	}
-}
-
 /* A lock that the host's policy does not allow; KVM also sends SIGBUS to this thread (on_bus()). */
 static void exit_lock(struct vcpu *v)
 {
@@ -226,7 +213,7 @@ static void exit_lock(struct vcpu *v)
 	};
 	u32 code = v->run->ex.error_code;
 
-	dump_registers(v);
+	vmm_dump(v);
 	vmm_stop(v->vm, EXIT_CONTAINED, "cpu %u was stopped: %s, which this host does not allow (split lock policy)", v->id,
 		why[code < ARRAY_SIZE(why) ? code : 0]);
 }
@@ -237,9 +224,12 @@ static void exit_crash(struct vcpu *v)
 
 	if (atomic_load(&v->vm->stopping))
 		return;
-	dump_registers(v);
+	vmm_dump(v);
 	switch (run->exit_reason) {
 	case KVM_EXIT_SHUTDOWN:
+		if (v->shutdown_by_policy)
+			vmm_stop(v->vm, EXIT_CONTAINED, "cpu %u: shut down after a notify VM exit with an invalid context",
+				 v->id);
 		vmm_stop(v->vm, EXIT_CRASH, "guest crashed: triple fault on cpu %u", v->id);
 		break;
 	case KVM_EXIT_INTERNAL_ERROR:
@@ -274,7 +264,7 @@ static void dispatch(struct vcpu *v)
 		exit_system_event(v);
 		break;
 	case KVM_EXIT_NOTIFY:
-		exit_notify(v);
+		vmm_exit_notify(v);
 		break;
 	case KVM_EXIT_X86_BUS_LOCK:
 		atomic_fetch_add(&v->vm->bus_lock_count, 1);
@@ -317,7 +307,7 @@ void *vmm_vcpu_thread(void *arg)
 			note_bus_lock(v);
 			dispatch(v);
 		} else if (rc != -EINTR && rc != -EAGAIN) {
-			dump_registers(v);
+			vmm_dump(v);
 			vmm_stop(vm, EXIT_HOST, "KVM_RUN on cpu %u: %s", v->id, strerror(-rc));
 		}
 	}

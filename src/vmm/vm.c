@@ -40,71 +40,6 @@ int vmm_cap(struct vm *vm, int cap)
 	return rc < 0 ? 0 : rc;
 }
 
-struct accel {
-	char name[32];
-	char device[256];
-	u64 notify_window;
-	bool notify, notify_stop, bus_lock;
-};
-
-static int accel_key(struct accel *a, const char *key, char *val)
-{
-	if (!strcmp(key, "device") && !strcmp(a->name, "kvm")) {
-		snprintf(a->device, sizeof(a->device), "%s", val);
-		return 0;
-	}
-	if (!strcmp(key, "notify-window")) {
-		u64 n;
-
-		if (!opt_size(val, 1, &n) || n > 0xffffffffu)
-			return vmm_error(EXIT_USAGE, "--accel: notify-window=%s is not a number of cycles", val);
-		a->notify_window = n;
-		a->notify = true;
-		return 0;
-	}
-	if (!strcmp(key, "notify-vmexit")) {
-		a->notify = strcmp(val, "disable");
-		a->notify_stop = !strcmp(val, "internal-error");
-		if (a->notify && !a->notify_stop && strcmp(val, "run"))
-			return vmm_error(EXIT_USAGE, "--accel: notify-vmexit is run, internal-error or disable");
-		return 0;
-	}
-	if (!strcmp(key, "bus-lock")) {
-		a->bus_lock = !strcmp(val, "count");
-		if (!a->bus_lock && strcmp(val, "off"))
-			return vmm_error(EXIT_USAGE, "--accel: bus-lock is off or count");
-		return 0;
-	}
-	return vmm_error(EXIT_USAGE, "--accel: %s has no key '%s'", a->name, key);
-}
-
-static int accel_parse(struct accel *a, const char *text)
-{
-	char piece[256];
-
-	memset(a, 0, sizeof(*a));
-	if (!opt_next(&text, piece, sizeof(a->name)))
-		return vmm_error(EXIT_USAGE, "--accel: '%s' is no accelerator", text);
-	memcpy(a->name, piece, strlen(piece) + 1);
-	if (!kvm_call_find(a->name))
-		return vmm_error(EXIT_USAGE, "--accel: no accelerator '%s' in this program", a->name);
-	while (*text) {
-		char *eq;
-		int rc;
-
-		if (!opt_next(&text, piece, sizeof(piece)))
-			return vmm_error(EXIT_USAGE, "--accel: '%s' is too long or empty", text);
-		eq = strchr(piece, '=');
-		if (!eq || !eq[1])
-			return vmm_error(EXIT_USAGE, "--accel: '%s' is not KEY=VALUE", piece);
-		*eq = 0;
-		rc = accel_key(a, piece, eq + 1);
-		if (rc)
-			return rc;
-	}
-	return 0;
-}
-
 /* What the monitor cannot do without, by name. */
 static int check_caps(struct vm *vm)
 {
@@ -127,31 +62,6 @@ static int check_caps(struct vm *vm)
 			return vmm_error(EXIT_HOST, "%s: KVM_CAP_%s is missing", vm->kvm->name, need[i].name);
 	if (max && vm->nr_cpus > (unsigned int)max)
 		return vmm_error(EXIT_USAGE, "--cpus: %s has at most %d processors", vm->kvm->name, max);
-	return 0;
-}
-
-static int enable_cap(struct vm *vm, u32 cap, u64 arg)
-{
-	struct kvm_enable_cap c = { .cap = cap, .args = { arg } };
-
-	return vmm_ioctl_p(vm, KVM_ENABLE_CAP, &c);
-}
-
-static int apply_accel(struct vm *vm, const struct accel *a)
-{
-	if (a->notify) {
-		u64 arg = a->notify_window << 32 | KVM_X86_NOTIFY_VMEXIT_ENABLED | KVM_X86_NOTIFY_VMEXIT_USER;
-
-		if (!vmm_cap(vm, KVM_CAP_X86_NOTIFY_VMEXIT) || enable_cap(vm, KVM_CAP_X86_NOTIFY_VMEXIT, arg))
-			return vmm_error(EXIT_HOST, "%s: this KVM has no notify VM exits", vm->kvm->name);
-		vm->notify_policy = a->notify_stop ? NOTIFY_STOP : NOTIFY_RUN;
-	}
-	if (a->bus_lock) {
-		if (!vmm_cap(vm, KVM_CAP_X86_BUS_LOCK_EXIT) ||
-		    enable_cap(vm, KVM_CAP_X86_BUS_LOCK_EXIT, KVM_BUS_LOCK_DETECTION_EXIT))
-			return vmm_error(EXIT_HOST, "%s: this KVM has no bus-lock exits", vm->kvm->name);
-		vm->bus_lock_exit = true;
-	}
 	return 0;
 }
 
@@ -276,6 +186,8 @@ int vmm_accel(struct vm *vm)
 	int rc = accel_parse(&accel, vm->opt->accel);
 
 	if (!rc)
+		rc = accel_prepare(&accel);
+	if (!rc)
 		vm->kvm = kvm_call_find(accel.name);
 	return rc;
 }
@@ -291,7 +203,7 @@ int vmm_create(struct vm *vm)
 	if (!rc)
 		rc = set_memory(vm);
 	if (!rc)
-		rc = apply_accel(vm, &accel);
+		rc = accel_apply(vm, &accel);
 	if (!rc)
 		rc = create_vcpus(vm);
 	return rc;

@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include "base/types.h"
+#include "vmm/accel.h"
 #include "vmm/bus.h"
 #include "vmm/kvm_call.h"
 #include "vmm/loop.h"
@@ -54,6 +55,7 @@ struct vcpu {
 	int fd;
 	unsigned int id;
 	bool started;
+	bool shutdown_by_policy;	/* the next KVM_EXIT_SHUTDOWN was asked for */
 	_Atomic bool done;
 	u64 exits[64];
 };
@@ -76,7 +78,8 @@ struct vm {
 	int exit_code;
 	char exit_reason[256];
 	int exit_signal;
-	u32 notify_policy;	/* enum notify_policy */
+	enum notify_mode notify_mode;
+	enum notify_invalid notify_invalid;
 	bool bus_lock_exit;
 	_Atomic u64 notify_count, bus_lock_count;
 
@@ -85,9 +88,6 @@ struct vm {
 	struct acpi_pm *pm;
 	struct pci_bus *pci;
 };
-
-/* What to do when KVM reports a closed event window (KVM_EXIT_NOTIFY). */
-enum notify_policy { NOTIFY_RUN, NOTIFY_STOP };
 
 /**
  * vmm_error() - one line on stderr, "casement: ..."
@@ -147,7 +147,16 @@ void vmm_stop(struct vm *vm, int code, const char *fmt, ...) __attribute__((form
 void vmm_irq_line(struct vm *vm, unsigned int gsi, unsigned int source, bool level);
 void vmm_irq_msi(struct vm *vm, u64 addr, u32 data);
 
+/* log.c: departures go to stderr. The first of a kind, the tenth, the hundredth …: a guest that hangs for hours must not
+ * fill the log. */
+int vmm_watch_departures(struct vm *vm);
+void vmm_log_departures(void *arg, u32 events);
+bool vmm_worth_telling(u64 n);
+/* notify.c: KVM_EXIT_NOTIFY */
+void vmm_exit_notify(struct vcpu *v);
 /* vcpu.c */
+/* Registers on stderr. */
+void vmm_dump(struct vcpu *v);
 int vmm_vcpu_create(struct vcpu *v, const struct kvm_cpuid2 *supported);
 void *vmm_vcpu_thread(void *arg);
 /* cpuid.c: the CPUID that vCPU @id of @n shows, from what KVM supports */

@@ -165,6 +165,8 @@ static int start(struct vm *vm, const struct boot *b, struct console_sink sink)
 		rc = console_open(vm, sink);
 	if (!rc)
 		rc = start_timeout(vm);
+	if (!rc)
+		rc = vmm_watch_departures(vm);
 	if (rc)
 		return rc;
 	rc = workers_start();
@@ -213,6 +215,7 @@ static int finish(struct vm *vm)
 
 	clean &= vmm_join(vm);
 	console_close();
+	vmm_log_departures(vm, 0);
 	if (vm->exit_reason[0])
 		fprintf(stderr, "casement: %s\n", vm->exit_reason);
 	if (vm->opt->stats)
