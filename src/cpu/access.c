@@ -3,6 +3,7 @@
  * Data accesses of C handlers: segment checks, alignment, data breakpoints, then the TLB.
  */
 #include "cpu/tlb.h"
+#include "cpu/vmx/vmx.h"
 
 #define BULK_MIN 128 /* bytes for which forgetting a page's code is worth while */
 
@@ -134,6 +135,11 @@ static int map_piece(struct vcpu *v, gva_t la, u32 len, u32 acc, struct mem_piec
 	if (res)
 		return res;
 	p->gpa = x.page | (la & ~PAGE_MASK);
+	if (unlikely(x.bits & XL_EXIT)) {
+		res = vmx_apic_access(v, (u32)(la & ~PAGE_MASK), len, acc, la);
+		if (res)
+			return res;
+	}
 	p->slot = x.slot;
 	p->host = x.slot ? memslot_hva(x.slot, p->gpa) : NULL;
 	p->writable = x.slot && !(x.slot->flags & MEMSLOT_READONLY);
@@ -163,6 +169,8 @@ int mem_map(struct vcpu *v, gva_t la, unsigned int size, u32 acc, struct mem_pie
 
 int piece_read(struct vcpu *v, const struct mem_piece *p, void *dst)
 {
+	if (unlikely(p->bits & XL_EXIT))
+		return vmx_apic_read(v, (u32)(p->gpa & ~PAGE_MASK), p->len, dst);
 	if (!p->host)
 		return mmio_read(v, p->gpa, dst, p->len);
 	return likely(!mem_load(dst, p->host, p->len)) ? 0 : mem_efault(v, p->gpa);
@@ -172,6 +180,8 @@ int piece_write(struct vcpu *v, const struct mem_piece *p, const void *src)
 {
 	u64 page;
 
+	if (unlikely(p->bits & XL_EXIT))
+		return vmx_apic_write(v, (u32)(p->gpa & ~PAGE_MASK), p->len, src);
 	if (!p->writable)
 		return mmio_write(v, p->gpa, src, p->len);
 	page = memslot_page(p->slot, p->gpa);

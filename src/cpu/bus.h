@@ -59,4 +59,6 @@ struct cpu_bus {
 	void (*eoi_broadcast)(struct vcpu *v, u8 vector);
 	/* INVD/WBINVD, PAUSE loops, statistics: may be NULL */
 	void (*pause_hint)(struct vcpu *v);
+	/* REQ_EVENT is due in this many TSC ticks of L1 (VMX-preemption timer); may be NULL */
+	void (*vmx_timer)(struct vcpu *v, u64 ticks);
 };

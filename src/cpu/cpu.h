@@ -176,12 +176,14 @@ enum vcpu_request {
 enum event_type { /* VMX interruption-type numbers [SDM3C "Information for VM Exits Due to Vectored Events"] */
 	EVENT_INTR = 0, EVENT_NMI = 2, EVENT_HARD_EXC = 3, EVENT_SOFT_INT = 4, EVENT_PRIV_SOFT = 5,
 	EVENT_SOFT_EXC = 6,
+	EVENT_VMEXIT = 8, /* not an event: the instruction makes L2 exit, see vmx.pending_exit */
 };
 
 /**
  * struct event - an exception or interrupt to deliver
  * @valid: something is here
  * @has_payload: @payload is a not yet applied CR2 (#PF) or DR6 change (#DB)
+ * @sure: a VM entry or user space injected it: no intercept of L1 applies
  * @insn_len: for software events, length of the instruction, else 0
  */
 struct event {
@@ -190,6 +192,7 @@ struct event {
 	u8 type;
 	bool has_error;
 	bool has_payload;
+	bool sure;
 	u8 insn_len;
 	u32 error;
 	u64 payload;
@@ -379,6 +382,7 @@ struct vcpu {
 	u8 tlb_uc;	/* the first-level TLB may hold TLB_UC entries: locked instructions ask C */
 	_Atomic u32 request;
 	struct tlb_l1 *dtlb; /* the current view */
+	struct tlb_l1 *l1; /* [VIEW_NUM], of the running level */
 	u64 fs_base_copy, gs_base_copy; /* of seg[], for emitted code; kept by seg code */
 	u64 scratch[8];	/* for emitted code */
 	u64 icount;	/* instructions retired before the running trace */
@@ -403,6 +407,9 @@ struct vcpu {
 
 	/* events and blocking */
 	u8 shadow;	/* SHADOW_STI | SHADOW_MOV_SS */
+	u8 shadow_now;	/* what was in force when the running instruction began */
+	bool nonroot;	/* VMX non-root operation: L2 runs */
+	bool ept;	/* its guest-physical addresses go through EPT */
 	bool nmi_pending, nmi_masked, smi_pending;
 	u8 nmi_count;	/* a second latched NMI */
 	struct event exc;	/* raised by the current instruction */
@@ -417,7 +424,8 @@ struct vcpu {
 	bool event_begins;	/* ask bus->event_begins */
 
 	/* memory machinery */
-	struct tlb *tlb;
+	struct tlb *tlb;	/* of the running level */
+	struct tlb *tlbs[2];	/* root, non-root */
 	struct rcache *rc;
 	struct native *native;
 	const struct translator *tr; /* NULL: interpreter only */
@@ -480,7 +488,7 @@ struct vcpu {
 	void *owner;	/* struct kvm_vcpu */
 
 	/* a member, so that translated code reaches it at a fixed distance */
-	struct tlb_l1 l1[VIEW_NUM] __attribute__((aligned(64)));
+	struct tlb_l1 l1_sets[2][VIEW_NUM] __attribute__((aligned(64))); /* root, non-root */
 };
 
 #define SHADOW_STI 1
@@ -636,6 +644,8 @@ enum mode_bits { /* low bits of vcpu.mode_key: what changes decoding or fetching
 	MODE_SMM = 1 << 3,
 	MODE_SSE = 1 << 4,	/* CR4.OSFXSR = 1, CR0.EM = 0: SSE instructions are defined */
 	MODE_AVX = 1 << 5,	/* CR4.OSXSAVE = 1, XCR0 enables SSE and AVX: VEX instructions are defined */
+	MODE_NONROOT = 1 << 7,	/* L2: instructions that L1 can intercept are bound to its intercepts */
+	MODE_RANDOM_EXITS = 1 << 8, /* L1 intercepts RDRAND or RDSEED */
 	MODE_PROT = 1 << 6,	/* protected mode and not virtual-8086: VEX, LLDT and friends are defined */
 	MODE_VIEW_SHIFT = 7,	/* enum tlb_view in two bits: translated code probes it directly */
 	MODE_VIEW = 3 << MODE_VIEW_SHIFT,
@@ -689,7 +699,7 @@ int cpu_deliver(struct vcpu *v);
 
 /* ---- debugging (debug.c) ---------------------------------------------------------------------- */
 
-enum step_reason { STEP_EXEC_BREAKPOINT = 1, STEP_GUEST_DEBUG = 2 };
+enum step_reason { STEP_EXEC_BREAKPOINT = 1, STEP_GUEST_DEBUG = 2, STEP_MTF = 4 };
 enum guest_debug { /* the kernel's KVM_GUESTDBG_* values */
 	GUESTDBG_ENABLE = 1, GUESTDBG_SINGLESTEP = 2, GUESTDBG_USE_SW_BP = 1 << 16,
 	GUESTDBG_USE_HW_BP = 1 << 17, GUESTDBG_INJECT_DB = 1 << 18, GUESTDBG_INJECT_BP = 1 << 19,

@@ -5,6 +5,7 @@
  * [SDM3B "Debug, Branch Profile, TSC, and Intel Resource Director Technology Features"]
  */
 #include "cpu/segment.h"
+#include "cpu/vmx/vmx.h"
 
 /* Conditions of DR7.R/Wn. */
 enum { BP_EXEC = 0, BP_WRITE = 1, BP_IO = 2, BP_ACCESS = 3 };
@@ -49,6 +50,8 @@ void debug_update(struct vcpu *v)
 	}
 	if ((v->guest_debug & GUESTDBG_ENABLE) && (v->guest_debug & GUESTDBG_SINGLESTEP))
 		mask |= STEP_GUEST_DEBUG;
+	if (v->nonroot && vmx_proc(v, PROC_MTF))
+		mask |= STEP_MTF;
 	v->step_mask = mask;
 	v->watch_mask = watch;
 	if (v->tlb)
@@ -119,6 +122,8 @@ void debug_after_insn(struct vcpu *v, bool again)
 	if (v->step_tf)
 		v->pending_db |= DR6_BS;
 	v->step_tf = false;
+	if ((v->step_mask & STEP_MTF) && !again)
+		v->vmx->mtf_due = true;
 	if (!(v->step_mask & STEP_GUEST_DEBUG) || v->stop != CPU_RUN)
 		return;
 	debug_stop(v, EXC_DB, DR6_RESET | DR6_BS | v->pending_db);

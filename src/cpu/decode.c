@@ -6,6 +6,7 @@
  * says whether this processor has it and who executes it; the byte offsets are taken from the bytes.
  */
 #include "cpu/op/op.h"
+#include "cpu/vmx/vmx.h"
 
 #include <errno.h>
 #include <string.h>
@@ -16,10 +17,12 @@
 
 #define native NULL
 const struct insn_row insn_rows[INSN_COUNT] = {
-	[INSN_INVALID] = { .name = "(invalid)", .op = op_ud, .feature = FEAT_BASE, .traits = T_BRANCH },
+	[INSN_INVALID] = { .name = "(invalid)", .op = op_ud, .feature = FEAT_BASE, .traits = T_BRANCH,
+			   .intercept = VMEXIT_NONE },
 #define INSN(id, mnem, frm, handler, feat, trts, icept)                                              \
 	[INSN_##id] = { .name = #id, .op = handler, .feature = FEAT_##feat,                          \
-			.mnemonic = ZYDIS_MNEMONIC_##mnem, .traits = trts, .form = INSN_FORM_##frm },
+			.mnemonic = ZYDIS_MNEMONIC_##mnem, .traits = trts, .form = INSN_FORM_##frm,   \
+			.intercept = VMEXIT_##icept },
 #include "spec/insn.def"
 #undef INSN
 };

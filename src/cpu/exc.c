@@ -6,6 +6,7 @@
  * counted, the stop word is looked at, and nothing is committed before a round succeeds.
  */
 #include "cpu/deliver.h"
+#include "cpu/vmx/vmx.h"
 
 /* ---- facts from spec/exc.def --------------------------------------------------------------------- */
 
@@ -139,6 +140,10 @@ static int deliver_nested(struct vcpu *v)
 	case EXC_SHUTDOWN:
 		v->inj.valid = false;
 		v->exc.valid = false;
+		if (v->nonroot) {
+			vmx_exit_now(v, VMEXIT_TRIPLE_FAULT, 0);
+			return OP_JUMP;
+		}
 		v->stop = CPU_STOP_SHUTDOWN;
 		return OP_STOP;
 	case EXC_DOUBLE_FAULT:
@@ -150,6 +155,7 @@ static int deliver_nested(struct vcpu *v)
 	default:
 		mark_external(v);
 		next = v->exc;
+		next.sure = true; /* L1 has been asked */
 		break;
 	}
 	v->inj = next;
@@ -162,6 +168,24 @@ static void deliver_done(struct vcpu *v)
 	v->inj.valid = false;
 	v->exc.valid = false;
 	v->shadow = 0;
+	if (unlikely(v->nonroot)) {
+		v->vmx->activity = ACTIVITY_ACTIVE;
+		v->vmx->nmi_unblocked = false;
+		v->vmx->mtf_due = vmx_proc(v, PROC_MTF);
+	}
+}
+
+/* Did the delivery of v->inj, or an exception in it, make L2 exit? */
+static bool deliver_exits(struct vcpu *v)
+{
+	if (v->exc.type == EVENT_VMEXIT) {
+		const struct event by = v->inj;
+
+		vmx_take_exit(v, &by);
+		return true;
+	}
+	mark_external(v);
+	return vmx_intercept_event(v, &v->exc, &v->inj);
 }
 
 /*
@@ -195,6 +219,8 @@ static int deliver_round(struct vcpu *v)
 		v->inj.valid = false;
 		return OP_STOP;
 	}
+	if (unlikely(v->nonroot) && vmx_intercept_event(v, &v->inj, NULL))
+		return OP_JUMP;
 	event_apply_payload(v, &v->inj);
 	v->exc.valid = false;
 	r = deliver_event(v, &v->inj);
@@ -205,6 +231,8 @@ static int deliver_round(struct vcpu *v)
 	if (r != OP_EXC)
 		return r;
 	v->pending_db = held; /* breakpoints trap after what is completed */
+	if (unlikely(v->nonroot) && deliver_exits(v))
+		return OP_JUMP;
 	return deliver_nested(v);
 }
 

@@ -7,6 +7,7 @@
  * dirty bits are set only by a walk that ends in a permitted access.
  */
 #include "cpu/tlb.h"
+#include "cpu/vmx/vmx.h"
 
 #include <errno.h>
 
@@ -22,13 +23,14 @@
 
 #define INTERNAL_EMULATION 1 /* KVM_INTERNAL_ERROR_EMULATION */
 
-enum walk_result { WALK_OK, WALK_FAULT, WALK_STOP };
+enum walk_result { WALK_OK, WALK_FAULT, WALK_STOP, WALK_EXIT };
 
 /**
  * struct walk - one page walk
  * @acc: ACC_*; 0: rights are not checked
  * @quiet: no side effects (KVM_TRANSLATE)
  * @err: page-fault error code bits of a WALK_FAULT, without the access's own
+ * @l2at: guest-physical address of each entry in L2, when it runs with EPT
  * @host, @pte, @slot, @at: the entry read at each level, by level number (1 = PTE)
  */
 struct walk {
@@ -42,15 +44,24 @@ struct walk {
 	u64 pte[5];
 	struct memslot *slot[5];
 	gpa_t at[5];
+	gpa_t l2at[5];
 	gpa_t fault_gpa;
 	gpa_t gpa;
 	u32 bits;
 };
 
-int mmu_gpa(struct vcpu *v, gpa_t gpa, u32 acc, gpa_t *out)
+/* An entry of L2's paging structures, through EPT. A false answer: an exit was raised, or host memory is gone. */
+static enum walk_result table_gpa(struct vcpu *v, const struct walk *w, gpa_t gpa, u32 acc, gpa_t *out)
 {
-	*out = gpa;
-	return 0;
+	struct ept_xlat x;
+	int res = vmx_ept(v, gpa, acc, EPT_TABLE | (w->quiet ? EPT_QUIET : 0), w->la, 0, &x);
+
+	if (res == OP_STOP)
+		return WALK_STOP;
+	if (res)
+		return WALK_EXIT;
+	*out = x.page | (gpa & ~PAGE_MASK);
+	return WALK_OK;
 }
 
 struct memslot *mmu_slot(struct vcpu *v, gpa_t gpa)
@@ -122,6 +133,12 @@ static u64 reserved(const struct vcpu *v, unsigned int level, bool large)
 
 bool mmu_allowed(const struct vcpu *v, u32 bits, u32 acc)
 {
+	if (unlikely(bits & (XL_ENR | XL_ENW | XL_ENX))) {
+		u32 no = (acc & ACC_X ? XL_ENX : 0) | (acc & ACC_W ? XL_ENW : 0) | (acc & ACC_R ? XL_ENR : 0);
+
+		if (bits & no)
+			return false;
+	}
 	if (!(v->cr0 & CR0_PG))
 		return true;
 	if ((acc & ACC_X) && (bits & XL_NX))
@@ -151,8 +168,13 @@ static enum walk_result load_entry(struct vcpu *v, struct walk *w, gpa_t table, 
 	gpa_t at = table + (w->la >> level_shift(w, level) & mask) * w->esz;
 	u32 half;
 
-	if (mmu_gpa(v, at, ACC_R | ACC_W, &at))
-		return WALK_STOP;
+	if (v->ept) {
+		enum walk_result res = table_gpa(v, w, at, ACC_R, &at);
+
+		w->l2at[level] = table + (w->la >> level_shift(w, level) & mask) * w->esz;
+		if (res != WALK_OK)
+			return res;
+	}
 	w->at[level] = at;
 	w->slot[level] = mmu_slot(v, at);
 	if (!w->slot[level])
@@ -308,6 +330,12 @@ static enum walk_result set_accessed_dirty(struct vcpu *v, struct walk *w, bool 
 
 		if ((w->pte[level] & want) == want || (w->slot[level]->flags & MEMSLOT_READONLY))
 			continue;
+		if (v->ept) {
+			enum walk_result by = table_gpa(v, w, w->l2at[level], ACC_W, &w->at[level]);
+
+			if (by != WALK_OK)
+				return by;
+		}
 		w->fault_gpa = w->at[level];
 		res = set_entry(v, w, level, want);
 		if (res < 0)
@@ -362,22 +390,51 @@ static int page_fault(struct vcpu *v, const struct walk *w)
 	return cpu_raise_pf(v, w->la, err);
 }
 
-static int xlat_unpaged(struct vcpu *v, gva_t la, struct xlat *x)
+/*
+ * The second half: x->page is L2's guest-physical page, lin the bits of its own paging. A page that EPT maps in
+ * smaller pieces than L2 does is cached in pieces.
+ */
+static int xlat_ept(struct vcpu *v, gva_t la, u32 acc, struct xlat *x)
 {
-	gpa_t gpa;
+	struct ept_xlat e;
+	int res = vmx_ept(v, x->page | (la & ~PAGE_MASK), acc & (ACC_R | ACC_W | ACC_X), 0, la, x->bits, &e);
 
-	if (mmu_gpa(v, (u32)la & PAGE_MASK, ACC_RW, &gpa))
-		return OP_STOP;
-	x->page = gpa;
-	x->bits = XL_W | XL_U | XL_D;
-	x->slot = mmu_slot(v, gpa);
+	if (res)
+		return res;
+	x->page = e.page;
+	x->bits |= e.bits;
+	if ((x->bits & XL_LARGE) && e.shift < LARGE_SHIFT)
+		x->bits |= XL_EFRAG;
 	return 0;
+}
+
+/* The slot behind x->page; the APIC-access page of L2 has none. */
+static void xlat_slot(struct vcpu *v, struct xlat *x)
+{
+	x->slot = mmu_slot(v, x->page);
+	if (unlikely(v->nonroot) && vmx_is_apic_page(v, x->page)) {
+		x->slot = NULL;
+		x->bits |= XL_EXIT;
+	}
+}
+
+static int xlat_unpaged(struct vcpu *v, gva_t la, u32 acc, struct xlat *x)
+{
+	int res = 0;
+
+	x->page = (u32)la & PAGE_MASK;
+	x->bits = XL_W | XL_U | XL_D;
+	if (v->ept)
+		res = xlat_ept(v, la, acc, x);
+	if (!res)
+		xlat_slot(v, x);
+	return res;
 }
 
 static int xlat_walk(struct vcpu *v, gva_t la, u32 acc, struct xlat *x)
 {
 	struct walk w;
-	gpa_t gpa;
+	int res = 0;
 
 	w.la = la;
 	w.acc = acc;
@@ -388,15 +445,20 @@ static int xlat_walk(struct vcpu *v, gva_t la, u32 acc, struct xlat *x)
 		break;
 	case WALK_FAULT:
 		return page_fault(v, &w);
+	case WALK_EXIT:
+		return OP_EXC;
 	default:
 		return mem_efault(v, w.fault_gpa);
 	}
-	if (mmu_gpa(v, w.gpa & PAGE_MASK, acc, &gpa))
-		return OP_STOP;
-	x->page = gpa;
+	x->page = w.gpa & PAGE_MASK;
 	x->bits = w.bits;
-	x->slot = mmu_slot(v, gpa);
-	tlb_insert(v, la, x);
+	if (v->ept)
+		res = xlat_ept(v, la, acc, x);
+	if (res)
+		return res;
+	xlat_slot(v, x);
+	if (!(x->bits & XL_EXIT))
+		tlb_insert(v, la, x);
 	return 0;
 }
 
@@ -410,7 +472,7 @@ int mmu_xlat(struct vcpu *v, gva_t la, u32 acc, struct xlat *x)
 		mmu_flush_all(v);
 	}
 	if (!(v->cr0 & CR0_PG))
-		return xlat_unpaged(v, la, x);
+		return xlat_unpaged(v, la, acc, x);
 	if (tlb_lookup(v, la, x) && mmu_allowed(v, x->bits, acc) && (!(acc & ACC_W) || (x->bits & XL_D))) {
 		v->tlb->stat_l2_hits++;
 		return 0;
@@ -446,17 +508,19 @@ int mmu_fetch(struct vcpu *v, gva_t la, hva_t *host_page, gpa_t *gpa_page)
 
 bool mmu_translate(struct vcpu *v, gva_t la, u32 acc, gpa_t *gpa)
 {
-	struct walk w = { .la = la, .acc = acc, .quiet = true };
+	struct walk w = { .la = la, .acc = acc, .quiet = true, .gpa = la };
+	struct ept_xlat e;
 
-	if (!(v->cr0 & CR0_PG)) {
-		*gpa = la;
-		return true;
-	}
 	if ((v->efer & EFER_LMA) && (u64)((s64)(la << 16) >> 16) != la)
 		return false;
-	if (walk(v, &w) != WALK_OK)
+	if ((v->cr0 & CR0_PG) && walk(v, &w) != WALK_OK)
 		return false;
 	*gpa = w.gpa;
+	if (!v->ept)
+		return true;
+	if (vmx_ept(v, w.gpa, acc & (ACC_R | ACC_W | ACC_X), EPT_QUIET, la, w.bits, &e))
+		return false;
+	*gpa = e.page | (w.gpa & ~PAGE_MASK);
 	return true;
 }
 
@@ -469,8 +533,14 @@ int mmu_load_pdptes(struct vcpu *v)
 	struct memslot *s;
 	u64 pdpte[4];
 
-	if (mmu_gpa(v, at, ACC_R, &at))
-		return OP_STOP;
+	if (v->ept) {
+		struct ept_xlat e;
+		int res = vmx_ept(v, at, ACC_R, EPT_TABLE, 0, 0, &e);
+
+		if (res)
+			return res;
+		at = e.page | (at & ~PAGE_MASK);
+	}
 	s = mmu_slot(v, at);
 	if (!s)
 		return RAISE_GP0(v);

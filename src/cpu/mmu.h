@@ -91,6 +91,10 @@ bool mmu_translate(struct vcpu *v, gva_t la, u32 acc, gpa_t *gpa);
 
 int mmu_vcpu_init(struct vcpu *v);
 void mmu_vcpu_destroy(struct vcpu *v);
+/* Root and non-root operation have TLBs of their own: switch; flush both. */
+void mmu_context(struct vcpu *v, bool nonroot);
+void mmu_flush_contexts(struct vcpu *v);
+void mmu_flush_nonroot(struct vcpu *v);
 void mmu_flush_all(struct vcpu *v);		/* everything incl. global */
 void mmu_flush_nonglobal(struct vcpu *v);	/* MOV CR3 without PCID */
 void mmu_flush_page(struct vcpu *v, gva_t la);	/* INVLPG */
@@ -109,9 +113,6 @@ void mmu_select_view(struct vcpu *v);
  * instruction at a time, so that a trap recorded in pending_db is taken right after it.
  */
 static inline bool mmu_checked(const struct vcpu *v) { return v->dtlb == &v->l1[VIEW_NONE]; }
-
-/* The seam for EPT: a guest-physical address of the running level to one of the machine. acc = ACC_*. */
-int mmu_gpa(struct vcpu *v, gpa_t gpa, u32 acc, gpa_t *out);
 
 /*
  * Set this vCPU's bit in s->code_users for gpa's page; the first user withdraws everybody's write

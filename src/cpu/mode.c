@@ -6,6 +6,7 @@
 #include "cpu/fpu.h"
 #include "cpu/msr.h"
 #include "cpu/segment.h"
+#include "cpu/vmx/vmx.h"
 
 /* ---- derived state ------------------------------------------------------------------------------ */
 
@@ -23,6 +24,11 @@ static u64 mode_bits(const struct vcpu *v)
 		bits |= MODE_AVX;
 	if (cpu_prot(v) && !cpu_v86(v))
 		bits |= MODE_PROT;
+	if (unlikely(v->nonroot)) {
+		bits |= MODE_NONROOT;
+		if (v->vmx->c.proc2 & (PROC2_RDRAND | PROC2_RDSEED))
+			bits |= MODE_RANDOM_EXITS;
+	}
 	return bits;
 }
 
@@ -88,7 +94,7 @@ int cpu_set_cr0(struct vcpu *v, u64 val)
 	u64 old = v->cr0, changed;
 	int r;
 
-	if (!cpu_cr0_valid(v, val))
+	if (!cpu_cr0_valid(v, val) || (v->vmx->on && !vmx_cr0_valid(v, val)))
 		return RAISE_GP0(v);
 	val = (val & CR0_DEFINED) | CR0_ET;
 	changed = old ^ val;
@@ -154,7 +160,7 @@ static bool cr4_change_valid(const struct vcpu *v, u64 val)
 {
 	u64 changed = v->cr4 ^ val;
 
-	if (!cpu_cr4_valid(v, val))
+	if (!cpu_cr4_valid(v, val) || (v->vmx->on && !vmx_cr4_valid(v, val)))
 		return false;
 	if (cpu_long_mode(v) && ((changed & CR4_LA57) || !(val & CR4_PAE)))
 		return false;
@@ -262,6 +268,7 @@ void vcpu_reset(struct vcpu *v, bool init)
 	v->dr6 = DR6_RESET;
 	v->dr7 = DR7_RESET;
 	v->smm = false;
+	vmx_reset(v);
 	reset_segments(v);
 	reset_events(v);
 	if (!init)

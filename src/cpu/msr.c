@@ -4,6 +4,7 @@
  * [SDM4 "Model-Specific Registers"]
  */
 #include "cpu/msr.h"
+#include "cpu/vmx/cap.h"
 
 #include <errno.h>
 
@@ -47,6 +48,8 @@ static bool listed(const struct msr_row *row, bool feature)
 		return true;
 	case MSR_LIST_VMX:
 		return cpuid_offers(FEAT_VMX);
+	case MSR_LIST_VMX_FEAT:
+		return feature && cpuid_offers(FEAT_VMX);
 	default:
 		return false;
 	}
@@ -95,7 +98,10 @@ void msr_reset(struct vcpu *v)
 	/* What user space or firmware configured as a property of the machine outlives RESET. */
 	static const u16 keep[] = {
 		MSR_SLOT_ARCH_CAPABILITIES, MSR_SLOT_CORE_CAPABILITIES, MSR_SLOT_MCG_CAP, MSR_SLOT_UCODE_REV,
-		MSR_SLOT_PERF_CAPABILITIES, MSR_SLOT_PLATFORM_INFO,
+		MSR_SLOT_PERF_CAPABILITIES, MSR_SLOT_PLATFORM_INFO, MSR_SLOT_VMX_BASIC, MSR_SLOT_VMX_MISC,
+		MSR_SLOT_VMX_TRUE_PINBASED_CTLS, MSR_SLOT_VMX_TRUE_PROCBASED_CTLS, MSR_SLOT_VMX_TRUE_EXIT_CTLS,
+		MSR_SLOT_VMX_TRUE_ENTRY_CTLS, MSR_SLOT_VMX_PROCBASED_CTLS2, MSR_SLOT_VMX_EPT_VPID_CAP,
+		MSR_SLOT_VMX_VMFUNC, MSR_SLOT_VMX_VMCS_ENUM, MSR_SLOT_VMX_CR0_FIXED0, MSR_SLOT_VMX_CR4_FIXED0,
 	};
 	u64 kept[ARRAY_SIZE(keep)];
 	bool first = !v->msr_was_reset;

@@ -27,13 +27,15 @@ struct msr_row {
 	const struct msr_how *how;
 };
 
-enum msr_list_kind { MSR_LIST_NONE, MSR_LIST_SAVE, MSR_LIST_FEAT, MSR_LIST_BOTH, MSR_LIST_VMX };
+enum msr_list_kind { MSR_LIST_NONE, MSR_LIST_SAVE, MSR_LIST_FEAT, MSR_LIST_BOTH, MSR_LIST_VMX, MSR_LIST_VMX_FEAT };
 
 const struct msr_row *msr_row(u32 index);
 void msr_reset(struct vcpu *v);
 
 /* Guest TSC as RDTSC reads it. */
 u64 cpu_tsc(struct vcpu *v);
+/* The TSC of L1, whoever runs. */
+u64 cpu_tsc_root(struct vcpu *v);
 
 bool msr_canonical(const struct vcpu *v, u64 val);
 /* Does the engine offer this feature at all (policy, and the host where the policy says so)? */

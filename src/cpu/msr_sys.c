@@ -4,6 +4,7 @@
  * speculation control.
  */
 #include "cpu/msr.h"
+#include "cpu/vmx/vmx.h"
 
 #include <errno.h>
 
@@ -30,16 +31,28 @@ bool msr_canonical(const struct vcpu *v, u64 val)
 
 /* ---- time ------------------------------------------------------------------------------------------- */
 
-u64 cpu_tsc(struct vcpu *v)
+u64 cpu_tsc_root(struct vcpu *v)
 {
 	const struct cpu_bus *bus = v->vm->bus;
 
 	return (bus->tsc ? bus->tsc(v) : base_rdtsc()) + v->tsc_offset;
 }
 
+u64 cpu_tsc(struct vcpu *v)
+{
+	const struct vmx_controls *c = &v->vmx->c;
+	u64 tsc = cpu_tsc_root(v);
+
+	if (likely(!v->nonroot))
+		return tsc;
+	if (c->tsc_multiplier)
+		tsc = (u64)((u128)tsc * c->tsc_multiplier >> 48);
+	return tsc + c->tsc_offset;
+}
+
 READ(TSC)
 {
-	*val = cpu_tsc(v);
+	*val = host ? cpu_tsc_root(v) : cpu_tsc(v);
 	return 0;
 }
 
@@ -51,7 +64,7 @@ READ(TSC)
 static void tsc_write_host(struct vcpu *v, u64 val)
 {
 	struct tsc_sync *s = &v->vm->tsc_sync;
-	u64 now = cpu_tsc(v) - v->tsc_offset;
+	u64 now = cpu_tsc_root(v) - v->tsc_offset;
 	u64 second = (u64)base_tsc_khz() * 1000;
 	u64 delta;
 
@@ -75,7 +88,7 @@ WRITE(TSC)
 		tsc_write_host(v, val);
 		return 0;
 	}
-	adjust = val - cpu_tsc(v);
+	adjust = val - cpu_tsc_root(v); /* an offset of L1 is for reading */
 	v->tsc_offset += adjust;
 	v->msr_val[MSR_SLOT_TSC_ADJUST] += adjust;
 	return 0;
@@ -571,11 +584,3 @@ WRITE(AMD_CFG)
 	return STORE();
 }
 HANDLER(AMD_CFG);
-
-/* What the processor's VT-x offers is not the guest's to change. */
-READ_STORED(VMX_CAP)
-WRITE(VMX_CAP)
-{
-	return host && val == row->reset ? 0 : -EINVAL;
-}
-HANDLER(VMX_CAP);

@@ -387,6 +387,12 @@ int native_bind(struct vcpu *v, const struct decode *d, struct insn *rec)
 	return native_intern(v, &s.e, &rec->fn) ? 0 : -ENOSPC;
 }
 
+void native_bind_op(struct vcpu *v, struct insn *rec, op_fn op)
+{
+	rec->fn = v->native->entry_op;
+	rec->op = op;
+}
+
 const void *native_trace_end(struct vcpu *v)
 {
 	return v->csz == 8 ? v->native->entry_chain : v->native->entry_end;

@@ -45,6 +45,8 @@ void native_destroy(struct vcpu *v);
  * native_reset() and starts over.
  */
 int native_bind(struct vcpu *v, const struct decode *d, struct insn *rec);
+/* The record runs this C handler instead of its row's. */
+void native_bind_op(struct vcpu *v, struct insn *rec, op_fn op);
 void native_reset(struct vcpu *v);
 
 /* Entry of the record that ends a trace of the current mode: goes on with the next trace if the jump

@@ -8,6 +8,7 @@
 #include "base/base.h"
 #include "cpu/native.h"
 #include "cpu/op/op.h"
+#include "cpu/vmx/vmx.h"
 
 static struct trace *trace_at(struct rcache *rc, u32 ref)
 {
@@ -409,6 +410,17 @@ static struct trace *trace_alloc(struct vcpu *v)
 	return (struct trace *)(rc->arena + rc->used);
 }
 
+/* What L1 can intercept runs through its intercepts in L2. */
+static int bind(struct vcpu *v, const struct decode *d, struct insn *rec)
+{
+	op_fn intercept = v->nonroot ? vmx_bind(v, rec) : NULL;
+
+	if (!intercept)
+		return native_bind(v, d, rec);
+	native_bind_op(v, rec, intercept);
+	return 0;
+}
+
 /*
  * Decode up to RCACHE_TRACE_MAX records into t. Return OP_NEXT, a fetch fault of the very first
  * instruction, or -ENOSPC when the stub pool is full.
@@ -445,7 +457,7 @@ static int decode_run(struct vcpu *v, struct build *b, struct trace *t)
 		*rec = d.rec;
 		rec->off = (u16)(b->off + pos);
 		rec->seq = t->n;
-		err = native_bind(v, &d, rec);
+		err = bind(v, &d, rec);
 		if (err)
 			return err;
 		pos += rec->len;

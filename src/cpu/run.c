@@ -11,6 +11,7 @@
 #include "cpu/op/op.h"
 #include "cpu/rcache.h"
 #include "cpu/smm.h"
+#include "cpu/vmx/vmx.h"
 
 /* ---- leaving a trace ------------------------------------------------------------------------ */
 
@@ -61,7 +62,7 @@ static void serve_memory(struct vcpu *v)
 		atomic_fetch_and(&v->request, ~(u32)REQ_INSN);
 	if (req & REQ_TLB) {
 		atomic_fetch_and(&v->request, ~(u32)REQ_TLB);
-		mmu_flush_all(v);
+		mmu_flush_contexts(v);
 		vcpu_reverify(v);
 	}
 	if (req & REQ_FETCH) {
@@ -92,7 +93,7 @@ static void queue_event(struct vcpu *v, u8 vector, u8 type)
 
 static bool take_nmi(struct vcpu *v)
 {
-	if (!v->nmi_pending || v->nmi_masked || v->shadow)
+	if (!v->nmi_pending || v->nmi_masked || v->shadow || (v->nonroot && (v->vmx->c.pin & PIN_NMI)))
 		return false;
 	v->nmi_pending = v->nmi_count > 0;
 	v->nmi_count = 0;
@@ -106,6 +107,16 @@ static bool take_interrupt(struct vcpu *v)
 	const struct cpu_bus *bus = v->vm->bus;
 	int vector;
 
+	if (v->nonroot) {
+		vector = vmx_virtual_intr(v);
+		if (vector >= 0) {
+			queue_event(v, (u8)vector, EVENT_INTR);
+			v->inj.sure = true;
+			return true;
+		}
+		if (vmx_takes_intr(v))
+			return false;
+	}
 	if (!(v->rflags & FLAG_IF) || v->shadow || bus->intr_pending(v) < 0)
 		return false;
 	vector = bus->intr_ack(v);
@@ -115,43 +126,55 @@ static bool take_interrupt(struct vcpu *v)
 	return true;
 }
 
-/*
- * Put the event to take at this boundary into v->inj. An event whose delivery was interrupted comes
- * first, then traps of the instruction just retired, then exceptions user space made pending, then
- * SMI (taken at once: it uses no table), NMI, interrupts.
- */
-static bool choose_event(struct vcpu *v)
+enum choice { CHOICE_NONE, CHOICE_EVENT, CHOICE_EXIT };
+
+/* SMI (taken at once: it uses no table), NMI and interrupts, and what L1 wants to be told before them. */
+static enum choice choose_external(struct vcpu *v)
 {
-	if (v->inj.valid)
-		return true;
-	if (v->pending_db && !(v->shadow & SHADOW_MOV_SS)) {
-		v->inj = (struct event){ .valid = true, .vector = EXC_DB, .type = EVENT_HARD_EXC,
-					 .has_payload = true, .payload = v->pending_db };
-		v->pending_db = 0;
-		return true;
-	}
-	if (v->pending.valid) {
-		v->inj = v->pending;
-		v->pending.valid = false;
-		return true;
-	}
 	if (!(v->request & REQ_EVENT))
-		return false;
+		return CHOICE_NONE;
 	atomic_fetch_and(&v->request, ~(u32)REQ_EVENT);
 	/* The debugger outside wants none; it sets this, and clears it, while the vCPU is not running. */
 	if (v->guest_debug & GUESTDBG_BLOCKIRQ)
-		return false;
+		return CHOICE_NONE;
 	if (v->smi_pending && !v->smm && !v->shadow)
 		smm_enter(v);
+	if (unlikely(v->nonroot) && (vmx_boundary(v) || (!v->shadow && vmx_wants_intr(v))))
+		return CHOICE_EXIT;
 	if (take_nmi(v) || take_interrupt(v)) {
 		/* more may be waiting behind this one */
 		atomic_fetch_or(&v->request, REQ_EVENT);
-		return true;
+		return CHOICE_EVENT;
 	}
 	/* Blocked by the shadow of one instruction only: look again right after it. */
 	if (v->shadow)
 		atomic_fetch_or(&v->request, REQ_EVENT);
-	return false;
+	return CHOICE_NONE;
+}
+
+/*
+ * Put the event to take at this boundary into v->inj. An event whose delivery was interrupted comes
+ * first, then traps of the instruction just retired, then exceptions user space made pending, then
+ * NMI, then interrupts. CHOICE_EXIT: L2 has left for L1 instead.
+ */
+static enum choice choose_event(struct vcpu *v)
+{
+	if (v->inj.valid)
+		return CHOICE_EVENT;
+	if (unlikely(v->nonroot) && vmx_boundary_first(v))
+		return CHOICE_EXIT;
+	if (v->pending_db && !(v->shadow & SHADOW_MOV_SS)) {
+		v->inj = (struct event){ .valid = true, .vector = EXC_DB, .type = EVENT_HARD_EXC,
+					 .has_payload = true, .payload = v->pending_db };
+		v->pending_db = 0;
+		return CHOICE_EVENT;
+	}
+	if (v->pending.valid) {
+		v->inj = v->pending;
+		v->pending.valid = false;
+		return CHOICE_EVENT;
+	}
+	return choose_external(v);
 }
 
 static bool window_open(struct vcpu *v)
@@ -168,10 +191,18 @@ static bool boundary(struct vcpu *v)
 	if (unlikely(v->bus_lock) && cpu_bus_lock_boundary(v))
 		return false;
 	for (;;) {
+		enum choice c;
+
 		if (!serve_requests(v))
 			return false;
-		if (!choose_event(v))
+		c = choose_event(v);
+		if (c == CHOICE_NONE)
 			break;
+		if (c == CHOICE_EXIT) {
+			if (v->stop != CPU_RUN)
+				return false;
+			continue;
+		}
 		if (v->inj.type == EVENT_INTR || v->inj.type == EVENT_NMI)
 			vcpu_reverify(v); /* a device may have written code before it interrupted */
 		if (cpu_deliver(v) == OP_STOP)
@@ -182,6 +213,10 @@ static bool boundary(struct vcpu *v)
 	if (window_open(v)) {
 		v->stop = CPU_STOP_IRQ_WINDOW;
 		return false;
+	}
+	if (unlikely(v->nonroot)) {
+		v->vmx->activity = ACTIVITY_ACTIVE;
+		v->vmx->run_pending = false;
 	}
 	return true;
 }
@@ -231,6 +266,11 @@ static bool emulation_fails(struct vcpu *v)
 /* An exception of the instruction at v->rip, recorded in v->exc: deliver it at the boundary. */
 static void queue_exception(struct vcpu *v)
 {
+	if (unlikely(v->exc.type == EVENT_VMEXIT)) {
+		v->exc.valid = false;
+		vmx_take_exit(v, NULL);
+		return;
+	}
 	if (unlikely(v->vm->emulation_exits) && emulation_fails(v)) {
 		v->exc.valid = false;
 		v->internal.suberror = v->internal.ndata = 0;
@@ -264,18 +304,21 @@ static bool step(struct vcpu *v, bool again)
 		v->insn_rip = v->rip;
 		if (res == OP_EXC)
 			queue_exception(v);
-		return res == OP_EXC;
+		return res == OP_EXC && v->stop == CPU_RUN;
 	}
+	v->shadow_now = shadow;
 	v->shadow = 0;
 	v->page_rip = v->rip - rec->off;
 	res = native_step(v, rec); /* so that shadows, TF and breakpoints are looked at after it */
 	settle(v, res);
 	if ((v->rflags & FLAG_IF) & ~was_if)
 		atomic_fetch_or(&v->request, REQ_EVENT);
+	v->shadow_now = 0;
 	if (res == OP_STOP) {
 		stopped(v, shadow);
 	} else if (res == OP_EXC) {
 		v->pending_db = held; /* breakpoints trap after what is completed */
+		v->shadow = shadow; /* what an exit to L1 saves; delivery ends it */
 		queue_exception(v);
 	} else {
 		debug_after_insn(v, res == OP_AGAIN);

@@ -6,6 +6,7 @@
  * switch has happened, and errors in its segments, its CR3 or its stack are raised in the new task.
  */
 #include "cpu/segment.h"
+#include "cpu/vmx/vmx.h"
 
 #define TSS32_LIMIT 0x67u
 #define TSS16_LIMIT 0x2bu
@@ -334,12 +335,24 @@ static int task_enter(struct vcpu *v, struct tswitch *t)
 	return r ? r : OP_JUMP;
 }
 
+/* [SDM3C "Exit Qualification for Task Switches"] */
+static int task_exit(struct vcpu *v, const struct tswitch *t)
+{
+	static const u8 source[] = { [TASK_CALL] = 0, [TASK_IRET] = 1, [TASK_JMP] = 2, [TASK_GATE] = 3 };
+
+	vmx_raise(v, VMEXIT_TASK_SWITCH, t->sel | (u64)source[t->reason] << 30);
+	v->vmx->pending_exit.insn_len = (u32)(t->ret - v->rip) & 15;
+	return OP_EXC;
+}
+
 int task_switch(struct vcpu *v, u16 sel, enum task_reason reason, u64 ret, u64 flags, const u32 *err)
 {
 	struct tswitch t = { .sel = sel, .reason = reason, .ret = ret, .flags = flags, .err = err };
 	u8 image[TSS32_LIMIT + 1];
 	int r = task_find(v, &t);
 
+	if (!r && v->nonroot)
+		return task_exit(v, &t);
 	if (!r)
 		r = lin_read(v, tss_la(&t.tr, 0), image, t.wide ? TSS32_LIMIT + 1 : TSS16_LIMIT + 1, ACC_R | ACC_SYS);
 	if (r)

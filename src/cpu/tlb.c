@@ -11,26 +11,44 @@
 #define KEY_CR4 (CR4_PAE | CR4_PSE | CR4_PGE | CR4_PCIDE)
 #define RIGHTS_CR4 (CR4_SMEP | CR4_SMAP)
 
-int mmu_vcpu_init(struct vcpu *v)
+static void init(struct tlb *t, struct tlb_l1 *l1)
 {
-	struct tlb *t = mmap(NULL, sizeof(*t), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	if (t == MAP_FAILED)
-		return -ENOMEM;
 	t->now = t->all_min = 1; /* a zeroed entry is stale */
-	v->tlb = t;
+	t->l1 = l1;
 	for (unsigned int view = 0; view < VIEW_NUM; view++) {
 		for (unsigned int i = 0; i < TLB_ENTRIES; i++)
-			v->l1[view].r[i].tag = v->l1[view].w[i].tag = TLB_NEVER;
+			l1[view].r[i].tag = l1[view].w[i].tag = TLB_NEVER;
 	}
+}
+
+int mmu_vcpu_init(struct vcpu *v)
+{
+	for (unsigned int n = 0; n < 2; n++) {
+		struct tlb *t = mmap(NULL, sizeof(*t), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		if (t == MAP_FAILED)
+			return -ENOMEM;
+		init(t, v->l1_sets[n]);
+		v->tlbs[n] = t;
+	}
+	mmu_context(v, false);
 	v->dtlb = &v->l1[VIEW_SUPER_AC];
 	return 0;
 }
 
+void mmu_context(struct vcpu *v, bool nonroot)
+{
+	v->tlb = v->tlbs[nonroot];
+	v->l1 = v->tlb->l1;
+}
+
 void mmu_vcpu_destroy(struct vcpu *v)
 {
-	if (v->tlb)
-		munmap(v->tlb, sizeof(*v->tlb));
+	for (unsigned int n = 0; n < 2; n++) {
+		if (v->tlbs[n])
+			munmap(v->tlbs[n], sizeof(*v->tlbs[n]));
+		v->tlbs[n] = NULL;
+	}
 	v->tlb = NULL;
 }
 
@@ -69,11 +87,12 @@ static void l1_clear(struct vcpu *v, bool keep_global)
 	struct tlb *t = v->tlb;
 
 	for (u32 views = t->views_used; views; views &= views - 1) {
-		clear_array(&v->l1[__builtin_ctz(views)], 0, keep_global);
-		clear_array(&v->l1[__builtin_ctz(views)], 1, keep_global);
+		clear_array(&t->l1[__builtin_ctz(views)], 0, keep_global);
+		clear_array(&t->l1[__builtin_ctz(views)], 1, keep_global);
 	}
 	if (!keep_global) {
-		v->tlb_uc = 0;
+		if (!v->tlbs[t == v->tlbs[0]]->views_used) /* the other level's entries count too */
+			v->tlb_uc = 0;
 		t->views_used = 0;
 		clear_bits(t->large_filter, LARGE_FILTER);
 	}
@@ -115,7 +134,7 @@ void tlb_fill(struct vcpu *v, gva_t la, const struct xlat *x, u32 acc)
 	u64 page, gpa;
 	bool write;
 
-	if (!s)
+	if (!s || (x->bits & XL_EXIT))
 		return;
 	la &= PAGE_MASK;
 	page = memslot_page(s, x->page);
@@ -136,18 +155,22 @@ void tlb_fill(struct vcpu *v, gva_t la, const struct xlat *x, u32 acc)
 		set_bit(v->tlb->large_filter, large_hash(la));
 }
 
-void tlb_drop_write(struct vcpu *v, gpa_t page)
+static void drop_write(struct tlb *t, gpa_t page)
 {
-	struct tlb *t = v->tlb;
-
 	for (u32 views = t->views_used; views; views &= views - 1) {
-		struct tlb_l1 *l = &v->l1[__builtin_ctz(views)];
+		struct tlb_l1 *l = &t->l1[__builtin_ctz(views)];
 
 		for (unsigned int i = 0; i < TLB_ENTRIES; i++) {
 			if ((l->gpa[1][i] & PAGE_MASK) == page)
 				l1_drop(&l->w[i]);
 		}
 	}
+}
+
+void tlb_drop_write(struct vcpu *v, gpa_t page)
+{
+	drop_write(v->tlbs[0], page);
+	drop_write(v->tlbs[1], page);
 }
 
 /* ---- second level ------------------------------------------------------------------------------- */
@@ -239,7 +262,9 @@ void tlb_insert(struct vcpu *v, gva_t la, const struct xlat *x)
 	struct tlb2_entry new = { .pa = x->page | x->bits, .slot = x->slot, .stamp = t->now };
 	struct tlb2_entry *set;
 
-	if (x->bits & XL_LARGE) {
+	if (x->bits & XL_EFRAG)
+		set_bit(t->frag_filter, large_hash(la));
+	if ((x->bits & (XL_LARGE | XL_EFRAG)) == XL_LARGE) {
 		gva_t base = la & ~(BIT(LARGE_SHIFT) - 1);
 
 		new.key = base | mmu_pcid(v);
@@ -280,9 +305,29 @@ void mmu_flush_all(struct vcpu *v)
 
 	t->all_min = ++t->now;
 	t->nhuge = 0;
+	clear_bits(t->frag_filter, LARGE_FILTER);
 	t->stat_flushes++;
 	l1_clear(v, false);
 	forget_jumps(v);
+}
+
+void mmu_flush_contexts(struct vcpu *v)
+{
+	struct tlb *now = v->tlb;
+
+	v->tlb = v->tlbs[0];
+	mmu_flush_all(v);
+	v->tlb = now;
+	mmu_flush_nonroot(v);
+}
+
+void mmu_flush_nonroot(struct vcpu *v)
+{
+	struct tlb *now = v->tlb;
+
+	v->tlb = v->tlbs[1];
+	mmu_flush_all(v);
+	v->tlb = now;
 }
 
 static void flush_local(struct vcpu *v, u16 pcid)
@@ -363,7 +408,7 @@ void mmu_flush_page(struct vcpu *v, gva_t la)
 	bool large = test_bit(t->large_filter, large_hash(la)) || test_bit(t->large_filter, large_hash(other));
 
 	t->stat_flushes++;
-	if (in_huge(t, la)) {
+	if (in_huge(t, la) || test_bit(t->frag_filter, large_hash(la)) || test_bit(t->frag_filter, large_hash(other))) {
 		mmu_flush_all(v);
 		return;
 	}

@@ -20,6 +20,11 @@ enum xlat_bits {
 	XL_LARGE = 32,	/* part of a page larger than 4 KiB */
 	XL_HUGE = 64,	/* part of a 1 GiB page */
 	XL_UC = 128,	/* not write-back by the page tables; MTRRs are asked apart */
+	XL_ENW = 256,	/* EPT: not writable, or not dirty yet; a write walks again */
+	XL_ENX = 512,	/* EPT: not executable */
+	XL_ENR = 1024,	/* EPT: not readable */
+	XL_EFRAG = 2048, /* a large page of L2 on smaller pages of EPT */
+	XL_EXIT = 4096, /* APIC-access page: every access is looked at, never cached */
 };
 
 struct tlb2_entry {
@@ -39,6 +44,7 @@ struct tlb2_entry {
 #define PCID_STAMPS 64u
 
 struct tlb {
+	struct tlb_l1 *l1;	/* [VIEW_NUM] */
 	u64 now;
 	u64 all_min;			/* entries with an older stamp are gone */
 	u64 local_min[PCID_STAMPS];	/* likewise for non-global ones, by PCID modulo */
@@ -46,6 +52,7 @@ struct tlb {
 	u32 views_used;			/* bit n: view n has entries */
 	u32 nhuge;
 	u64 huge[HUGE_MAX];		/* la >> 30 of cached 1 GiB pages; nhuge > HUGE_MAX: unknown */
+	u64 frag_filter[LARGE_FILTER / 64]; /* la >> 21 hashes of XL_EFRAG pages cached in small pieces */
 	u64 large_filter[LARGE_FILTER / 64]; /* la >> 21 hashes of large pages with 4 KiB pieces in a view */
 	u64 fetch_filter[FETCH_FILTER / 64]; /* la >> 12 hashes of pages fetched since the last forget */
 	struct memslot *slot_hint[2];	/* last slot found below and in the odd 4 GiB */

@@ -19,7 +19,7 @@ u64 guard_event_info(const struct event *e)
 
 void guard_depart(struct vcpu *v, enum departure_kind kind, u64 cause)
 {
-	bool l2 = v->vmx && v->vmx->nonroot;
+	bool l2 = v->vmx && v->nonroot;
 	struct departure d = {
 		.vcpu = v->id, .kind = (u16)kind, .level = l2 ? 2 : 1, .cpl = v->cpl,
 		.vectoring = guard_event_info(&v->inj), .rip = v->rip, .cause = cause,

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 
+#include "kvm/nested.h"
 #include "kvm/sys.h"
 
 static int mmio_read(struct vcpu *v, gpa_t gpa, unsigned int len, void *data)
@@ -109,4 +110,5 @@ const struct cpu_bus kvm_bus = {
 	.test_ctrl = guard_test_ctrl,
 	.event_begins = guard_event_begins,
 	.eoi_broadcast = eoi_broadcast,
+	.vmx_timer = nested_bus_timer,
 };

@@ -3,6 +3,7 @@
  * Capabilities: what there is (spec/kvm_cap.def) and KVM_ENABLE_CAP.
  */
 #include "kvm/kvm.h"
+#include "kvm/nested.h"
 
 #include <errno.h>
 #include <linux/kvm_para.h>

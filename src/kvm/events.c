@@ -3,6 +3,7 @@
  * Pending and injected events, multiprocessing state.
  */
 #include "kvm/kvm.h"
+#include "cpu/vmx/vmx.h"
 
 #include <errno.h>
 #include <string.h>
@@ -82,6 +83,18 @@ void events_accept_init_sipi(struct kvm_vcpu *k)
 	ev = lapic_pending_init_sipi(k->v, &vector);
 	if (!ev)
 		return;
+	if (k->v->vmx->on && !k->v->nonroot) { /* VMX root operation blocks INIT and ignores SIPI */
+		lapic_clear_events(k->v, LAPIC_SIPI);
+		return;
+	}
+	if (k->v->nonroot && (ev & LAPIC_INIT)) {
+		lapic_clear_events(k->v, LAPIC_INIT);
+		cpu_enter_guest(k->v);
+		vmx_exit_now(k->v, VMEXIT_INIT, 0);
+		cpu_leave_guest(k->v);
+		k->mp_state = KVM_MP_STATE_RUNNABLE;
+		return;
+	}
 	if (k->v->smm) { /* INIT stays latched, SIPI is lost */
 		lapic_clear_events(k->v, LAPIC_SIPI);
 		return;
@@ -186,6 +199,7 @@ static void exception_in(struct kvm_vcpu *k, const struct kvm_vcpu_events *e, bo
 	v->pending_db = 0;
 	if (x.vector == EXC_BP || x.vector == EXC_OF)
 		x.type = EVENT_SOFT_EXC;
+	x.sure = injected;
 	if (injected)
 		v->inj = x;
 	else if (pending)
@@ -245,7 +259,7 @@ int events_set(struct kvm_vcpu *k, const struct kvm_vcpu_events *e)
 	events_sync(k);
 	v->inj.valid = false;
 	if (e->interrupt.injected)
-		v->inj = (struct event){ .valid = true, .vector = e->interrupt.nr,
+		v->inj = (struct event){ .valid = true, .sure = true, .vector = e->interrupt.nr,
 					 .type = e->interrupt.soft ? EVENT_SOFT_INT : EVENT_INTR };
 	if (e->nmi.injected)
 		v->inj = (struct event){ .valid = true, .vector = EXC_NMI, .type = EVENT_NMI };

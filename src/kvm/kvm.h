@@ -201,6 +201,8 @@ struct kvm_vcpu {
 	int steal_fd, steal_tid;
 	u64 pv_eoi;
 
+	struct irq_timer vmx_timer;	/* VMX-preemption timer */
+
 	struct kvm_vcpu_stat *stat;
 };
 

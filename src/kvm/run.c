@@ -3,6 +3,7 @@
  * KVM_RUN: from the ioctl to cpu_run() and back. doc/design/kvm.md follows one call through here.
  */
 #include "kvm/kvm.h"
+#include "cpu/vmx/vmx.h"
 
 #include <errno.h>
 
@@ -27,6 +28,8 @@ static bool has_wake_event(struct kvm_vcpu *k)
 	if (k->pv_unhalted || v->inj.valid || v->pending.valid || v->smi_pending)
 		return true;
 	if (v->nmi_pending && !v->nmi_masked)
+		return true;
+	if (vmx_wakes(v))
 		return true;
 	return (v->rflags & FLAG_IF) && v->vm->bus->intr_pending(v) >= 0;
 }

@@ -3,6 +3,7 @@
  * A vCPU's life, and its ioctls that are not guest state.
  */
 #include "kvm/kvm.h"
+#include "kvm/nested.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -15,6 +16,7 @@
 void vcpu_free(struct kvm_vcpu *k)
 {
 	if (k->v) {
+		nested_destroy(k);
 		lapic_destroy(k->v);
 		vcpu_destroy(k->v);
 	}
@@ -59,6 +61,7 @@ static int vcpu_init(struct kvm_vcpu *k, u32 id)
 	if (!k->v)
 		return -errno;
 	k->v->owner = k;
+	nested_init(k);
 	guard_vcpu_init(&k->guard, &vm->guard, k->v);
 	if (!vm->guard.lock.offered)
 		k->v->msr_val[MSR_SLOT_CORE_CAPABILITIES] = 0;

@@ -8,6 +8,7 @@
 
 #include "cpu/cpu.h"
 #include "cpu/tlb.h"
+#include "cpu/vmx/vmx.h"
 #include "mem/guarded.h"
 #include "tap.h"
 
@@ -45,6 +46,32 @@ bool code_written(struct vcpu *v, struct memslot *s, gpa_t gpa, unsigned int len
 {
 	fake_code_writes++;
 	return true;
+}
+
+/* No VMX here. */
+int vmx_ept(struct vcpu *v, gpa_t gpa, u32 acc, u32 how, gva_t la, u32 lin_bits, struct ept_xlat *x)
+{
+	return OP_STOP;
+}
+
+int vmx_apic_access(struct vcpu *v, u32 off, unsigned int len, u32 acc, gva_t la)
+{
+	return OP_STOP;
+}
+
+int vmx_apic_read(struct vcpu *v, u32 off, unsigned int len, void *dst)
+{
+	return OP_STOP;
+}
+
+int vmx_apic_write(struct vcpu *v, u32 off, unsigned int len, const void *src)
+{
+	return OP_STOP;
+}
+
+bool vmx_is_apic_page(const struct vcpu *v, gpa_t page)
+{
+	return false;
 }
 
 static gva_t fake_watch_la; /* one byte, watched by DR1 */

@@ -4,6 +4,7 @@
  * [SDM2A "INT n/INTO/INT3/INT1—Call to Interrupt Procedure", "IRET/IRETD/IRETQ—Interrupt Return"]
  */
 #include "cpu/op/control.h"
+#include "cpu/vmx/vmx.h"
 
 /* ---- software interrupts -------------------------------------------------------------------------------- */
 
@@ -238,16 +239,17 @@ static int iret_protected(struct vcpu *v, const struct iret *t)
 static void unblock_nmi(struct vcpu *v)
 {
 	v->nmi_masked = false;
-	if (v->nmi_pending)
+	v->vmx->nmi_unblocked = v->nonroot;
+	if (v->nmi_pending || v->nonroot)
 		atomic_fetch_or(&v->request, REQ_EVENT);
 }
 
-int op_iret(struct vcpu *v, const struct insn *i)
+static int iret(struct vcpu *v, const struct insn *i)
 {
 	struct iret t = { .osz = i->osz, .sp = stack_get(v) };
 	int r;
 
-	if (v->nmi_masked)
+	if (v->nmi_masked && !(v->nonroot && (v->vmx->c.pin & (PIN_NMI | PIN_VNMI)) == PIN_NMI))
 		unblock_nmi(v);
 	if (cpu_prot(v) && !cpu_v86(v) && (v->rflags & FLAG_NT))
 		return iret_task(v, i);
@@ -265,4 +267,15 @@ int op_iret(struct vcpu *v, const struct insn *i)
 	if ((t.flags & FLAG_VM) && v->cpl == 0 && t.osz == 4 && !cpu_long_mode(v))
 		return iret_to_v86(v, &t);
 	return iret_protected(v, &t);
+}
+
+int op_iret(struct vcpu *v, const struct insn *i)
+{
+	int r;
+
+	v->vmx->nmi_unblocked = false;
+	r = iret(v, i);
+	if (r != OP_EXC)
+		v->vmx->nmi_unblocked = false;
+	return r;
 }

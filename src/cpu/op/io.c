@@ -38,8 +38,7 @@ static int io_bitmap(struct vcpu *v, u16 port, unsigned int size)
 	return bits >> (port & 7) & ((1u << size) - 1) ? RAISE_GP0(v) : 0;
 }
 
-/* May the current privilege access @size bytes of ports at @port? 0 or OP_EXC/OP_STOP */
-static int io_allowed(struct vcpu *v, u16 port, unsigned int size)
+int op_io_allowed(struct vcpu *v, u16 port, unsigned int size)
 {
 	if (!cpu_prot(v))
 		return 0;
@@ -102,7 +101,7 @@ int op_in(struct vcpu *v, const struct insn *i)
 	if (pio_answered(v, i, true, false)) {
 		memcpy(&val, v->pio.data, i->osz);
 	} else {
-		r = io_allowed(v, port, i->osz);
+		r = op_io_allowed(v, port, i->osz);
 		if (unlikely(r))
 			return r;
 		r = v->vm->bus->pio_read(v, port, i->osz, &val);
@@ -123,7 +122,7 @@ int op_out(struct vcpu *v, const struct insn *i)
 
 	if (pio_answered(v, i, false, false))
 		return io_done(v, port, i->osz);
-	r = io_allowed(v, port, i->osz);
+	r = op_io_allowed(v, port, i->osz);
 	if (unlikely(r))
 		return r;
 	r = v->vm->bus->pio_write(v, port, i->osz, &val);
@@ -251,7 +250,7 @@ int op_ins(struct vcpu *v, const struct insn *i)
 		return OP_NEXT;
 	if (pio_answered(v, i, true, true))
 		return ins_store(v, &s, v->pio.count);
-	r = io_allowed(v, s.port, s.size);
+	r = op_io_allowed(v, s.port, s.size);
 	/* The destination is checked before the device sees a read it cannot take back. */
 	if (!r)
 		r = cpu_probe_write(v, SEG_ES, io_off(v, &s, 0), s.size);
@@ -314,7 +313,7 @@ int op_outs(struct vcpu *v, const struct insn *i)
 		io_advance(v, &s, n < s.count ? n : s.count);
 		return io_string_end(v, &s);
 	}
-	r = io_allowed(v, s.port, s.size);
+	r = op_io_allowed(v, s.port, s.size);
 	if (r)
 		return r;
 	for (unsigned int slow = 0; slow < 64; slow++) {

@@ -84,6 +84,7 @@ int op_nop(struct vcpu *v, const struct insn *i);
  * @mnemonic: number private to the decoder
  * @traits: enum insn_trait
  * @form: enum insn_form
+ * @intercept: enum vmexit_reason
  */
 struct insn_row {
 	const char *name;
@@ -92,7 +93,11 @@ struct insn_row {
 	u16 mnemonic;
 	u16 traits;
 	u8 form;
+	u8 intercept;
 };
+
+/* May the current privilege access @size bytes of ports at @port? 0 or OP_EXC/OP_STOP. */
+int op_io_allowed(struct vcpu *v, u16 port, unsigned int size);
 
 /* Indexed by enum insn_id; entry INSN_INVALID is #UD. */
 extern const struct insn_row insn_rows[INSN_COUNT];

@@ -27,18 +27,23 @@ enum vmcs_field vmcs_lookup(u64 encoding, bool *high)
 
 int vmcs_load(struct vcpu *v, gpa_t gpa)
 {
-	if (mem_read(&v->vm->mem, 0, gpa, v->vmx->vmcs, VMCS_BYTES))
+	if (mem_read(&v->vm->mem, v->smm, gpa, v->vmx->vmcs, VMCS_BYTES))
 		return -EFAULT;
 	v->vmx->vmcs_gpa = gpa;
 	return 0;
 }
 
-void vmcs_flush(struct vcpu *v)
+void vmcs_sync(struct vcpu *v)
 {
 	struct vmx *x = v->vmx;
 
 	/* The region's memory may be gone; L1 loses only its own data. */
 	if (x->vmcs_gpa != VMCS_NONE)
-		(void)mem_write(&v->vm->mem, 0, x->vmcs_gpa, x->vmcs, VMCS_BYTES);
-	x->vmcs_gpa = VMCS_NONE;
+		(void)mem_write(&v->vm->mem, v->smm, x->vmcs_gpa, x->vmcs, VMCS_BYTES);
+}
+
+void vmcs_flush(struct vcpu *v)
+{
+	vmcs_sync(v);
+	v->vmx->vmcs_gpa = VMCS_NONE;
 }

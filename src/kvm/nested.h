@@ -1,0 +1,10 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+#include "kvm/kvm.h"
+
+/* KVM_CHECK_EXTENSION(KVM_CAP_NESTED_STATE): the largest image in bytes. */
+long nested_state_size(void);
+/* The VMX-preemption timer of a vCPU. */
+void nested_init(struct kvm_vcpu *k);
+void nested_destroy(struct kvm_vcpu *k);
+void nested_bus_timer(struct vcpu *v, u64 ticks);
