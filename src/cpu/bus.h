@@ -59,6 +59,8 @@ struct cpu_bus {
 	void (*eoi_broadcast)(struct vcpu *v, u8 vector);
 	/* INVD/WBINVD, PAUSE loops, statistics: may be NULL */
 	void (*pause_hint)(struct vcpu *v);
+	/* L2 holds state that no VM entry lets in and is about to end in a triple fault; may be NULL */
+	void (*l2_invalid)(struct vcpu *v);
 	/* REQ_EVENT is due in this many TSC ticks of L1 (VMX-preemption timer); may be NULL */
 	void (*vmx_timer)(struct vcpu *v, u64 ticks);
 };

@@ -40,14 +40,9 @@ u64 cpu_tsc_root(struct vcpu *v)
 
 u64 cpu_tsc(struct vcpu *v)
 {
-	const struct vmx_controls *c = &v->vmx->c;
 	u64 tsc = cpu_tsc_root(v);
 
-	if (likely(!v->nonroot))
-		return tsc;
-	if (c->tsc_multiplier)
-		tsc = (u64)((u128)tsc * c->tsc_multiplier >> 48);
-	return tsc + c->tsc_offset;
+	return likely(!v->nonroot) ? tsc : vmx_l2_tsc(&v->vmx->c, tsc);
 }
 
 READ(TSC)

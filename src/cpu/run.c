@@ -159,6 +159,8 @@ static enum choice choose_external(struct vcpu *v)
  */
 static enum choice choose_event(struct vcpu *v)
 {
+	if (unlikely(v->nonroot) && v->vmx->recheck && vmx_recheck(v))
+		return CHOICE_EXIT;
 	if (v->inj.valid)
 		return CHOICE_EVENT;
 	if (unlikely(v->nonroot) && vmx_boundary_first(v))

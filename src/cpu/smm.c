@@ -6,6 +6,7 @@
 #include "cpu/op/control.h"
 #include "cpu/rcache.h"
 #include "cpu/segment.h"
+#include "cpu/vmx/vmx.h"
 
 #define SMRAM_SAVE 0xfe00u	/* from SMBASE */
 #define SMRAM_FIRST 0x7e00u	/* the same place, as the maps number it */
@@ -209,6 +210,7 @@ void smm_enter(struct vcpu *v)
 	v->msr_val[MSR_SLOT_SMI_COUNT]++;
 	capture(v, &s);
 	move_all(v, &m, &s);
+	vmx_smi(v);
 	v->smm = true;
 	store(v, &m);
 	v->smm_inside_nmi_mask = v->nmi_masked;
@@ -293,6 +295,8 @@ int smm_leave(struct vcpu *v)
 		smm_set(v, false);
 		return shutdown(v);
 	}
+	v->smm = false;
+	vmx_rsm(v);
 	restore(v, &s);
 	debug_update(v);
 	smm_set(v, false);

@@ -111,4 +111,5 @@ const struct cpu_bus kvm_bus = {
 	.event_begins = guard_event_begins,
 	.eoi_broadcast = eoi_broadcast,
 	.vmx_timer = nested_bus_timer,
+	.l2_invalid = nested_bus_invalid,
 };

@@ -210,8 +210,12 @@ static void smm_in(struct kvm_vcpu *k, const struct kvm_vcpu_events *e)
 {
 	struct vcpu *v = k->v;
 
-	if (v->smm != !!e->smi.smm)
+	if (v->smm != !!e->smi.smm) {
+		cpu_enter_guest(v);
+		vmx_leave_quietly(v);
+		cpu_leave_guest(v);
 		smm_set(v, e->smi.smm);
+	}
 	v->smi_pending = e->smi.pending;
 	if (e->smi.smm)
 		v->smm_inside_nmi_mask = e->smi.smm_inside_nmi;
@@ -228,6 +232,7 @@ static int triple_fault_in(struct kvm_vcpu *k, bool pending)
 	if (!k->vm->triple_fault_event)
 		return -EINVAL;
 	k->triple_fault = k->triple_by_user = pending;
+	k->triple_for_l2 = pending && k->v->nonroot;
 	if (pending)
 		vcpu_request(k->v, REQ_TRIPLE);
 	else

@@ -181,6 +181,7 @@ struct kvm_vcpu {
 	bool sigset_active;
 	u64 sigset;
 	_Atomic bool triple_fault;
+	bool triple_for_l2;	/* L2 was active when it was asked for */
 	bool triple_by_user;	/* by KVM_SET_VCPU_EVENTS, not by what the guest did */
 	bool pv_unhalted;
 	u8 eoi_vector;

@@ -161,6 +161,7 @@ static int enter_saved(struct kvm_vcpu *k, u64 arg, const struct kvm_nested_stat
 	if (!vmx_check_all(v))
 		return -EINVAL;
 	vmx_resume_saved(v, s->flags & KVM_STATE_NESTED_RUN_PENDING, s->flags & KVM_STATE_NESTED_MTF_PENDING);
+	v->vmx->recheck = true;
 	if (s->hdr.vmx.flags & KVM_STATE_VMX_PREEMPTION_TIMER_DEADLINE) {
 		v->vmx->timer = s->hdr.vmx.preemption_timer_deadline << VMX_TIMER_SHIFT;
 		v->vmx->timer_moved = true;
@@ -218,6 +219,35 @@ long vcpu_set_nested_state(struct kvm_vcpu *k, u64 arg, void *buf)
 	cpu_leave_guest(k->v);
 	vcpu_request(k->v, REQ_EVENT);
 	return r;
+}
+
+/* ---- L2's deaths ----------------------------------------------------------------------------------------- */
+
+void nested_bus_invalid(struct vcpu *v)
+{
+	guard_depart(v, DEP_INVALID_GUEST_STATE, VMEXIT_TRIPLE_FAULT);
+}
+
+/*
+ * A requested triple fault ends the level that was running when it was asked for. Linux forgets which that was: a
+ * request for L2 that is served in L1 ends the VM.
+ */
+bool nested_triple_fault(struct kvm_vcpu *k)
+{
+	struct vcpu *v = k->v;
+
+	if (v->nonroot) {
+		guard_depart(v, DEP_TRIPLE_FAULT_L2, VMEXIT_TRIPLE_FAULT);
+		cpu_enter_guest(v);
+		vmx_exit_triple_fault(v);
+		cpu_leave_guest(v);
+		k->mp_state = KVM_MP_STATE_RUNNABLE;
+		return true;
+	}
+	if (!k->triple_for_l2 || !guard_strict(&k->vm->guard))
+		return false;
+	guard_depart(v, DEP_TRIPLE_FAULT_L2, 0);
+	return true;
 }
 
 /* ---- the preemption timer --------------------------------------------------------------------------------- */

@@ -7,4 +7,7 @@ long nested_state_size(void);
 /* The VMX-preemption timer of a vCPU. */
 void nested_init(struct kvm_vcpu *k);
 void nested_destroy(struct kvm_vcpu *k);
+/* Serve a requested triple fault: true when L2 took it, or when it came too late for L2. */
+bool nested_triple_fault(struct kvm_vcpu *k);
+void nested_bus_invalid(struct vcpu *v);
 void nested_bus_timer(struct vcpu *v, u64 ticks);

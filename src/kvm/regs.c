@@ -3,6 +3,7 @@
  * General, segment and control registers.
  */
 #include "kvm/kvm.h"
+#include "cpu/vmx/vmx.h"
 
 #include <errno.h>
 #include <string.h>
@@ -203,6 +204,7 @@ static int sregs_set_common(struct kvm_vcpu *k, const struct kvm_sregs *s, bool 
 	if (osxsave)
 		kvm_cpuid_runtime(k, v->cpuid, v->ncpuid);
 	wake_on_reset(k, s);
+	v->vmx->recheck = v->nonroot;
 	return 0;
 }
 

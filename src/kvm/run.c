@@ -3,6 +3,7 @@
  * KVM_RUN: from the ioctl to cpu_run() and back. doc/design/kvm.md follows one call through here.
  */
 #include "kvm/kvm.h"
+#include "kvm/nested.h"
 #include "cpu/vmx/vmx.h"
 
 #include <errno.h>
@@ -146,6 +147,8 @@ static int serve(struct kvm_vcpu *k)
 			guard_depart(v, DEP_TRIPLE_FAULT_REQUEST, 0);
 		k->triple_fault = k->triple_by_user = false;
 		k->guard.context_invalid = false;
+		if (nested_triple_fault(k))
+			return 1;
 		return exit_reason(k, KVM_EXIT_SHUTDOWN);
 	}
 	if (req & REQ_EXIT) {

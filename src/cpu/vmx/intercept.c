@@ -409,16 +409,31 @@ static int invpcid(struct vcpu *v, const struct insn *i)
 	return vmx_proc(v, PROC_INVLPG) ? exit_operand(v, i, VMEXIT_INVPCID) : ordinary(v, i);
 }
 
-/* L2 never reads a TSC at which its preemption timer would have expired. */
+/* One reading decides: L2 never sees a TSC at which its preemption timer would have expired. */
+static int rdtsc_timed(struct vcpu *v, bool aux)
+{
+	const struct vmx_controls *c = &v->vmx->c;
+	u64 tsc = cpu_tsc_root(v);
+
+	if ((s64)(tsc - v->vmx->timer) >= 0)
+		return vmx_raise(v, VMEXIT_PREEMPTION_TIMER, 0);
+	tsc = vmx_l2_tsc(c, tsc);
+	v->gpr[GPR_RAX] = (u32)tsc;
+	v->gpr[GPR_RDX] = tsc >> 32;
+	if (aux)
+		v->gpr[GPR_RCX] = (u32)v->msr_val[MSR_SLOT_TSC_AUX];
+	return OP_NEXT;
+}
+
 static int rdtsc(struct vcpu *v, const struct insn *i, u32 reason)
 {
-	if (v->vmx->timer_on && (s64)(cpu_tsc_root(v) - v->vmx->timer) >= 0 && v->vm->bus->vmx_timer)
-		return vmx_raise(v, VMEXIT_PREEMPTION_TIMER, 0);
 	if (reason == VMEXIT_RDTSCP && !vmx_proc2(v, PROC2_RDTSCP))
 		return RAISE_UD(v);
-	if (!vmx_proc(v, PROC_RDTSC) || ((v->cr4 & CR4_TSD) && v->cpl))
+	if ((v->cr4 & CR4_TSD) && v->cpl)
 		return ordinary(v, i);
-	return vmx_raise_insn(v, i, reason, 0);
+	if (vmx_proc(v, PROC_RDTSC))
+		return vmx_raise_insn(v, i, reason, 0);
+	return v->vmx->timer_on ? rdtsc_timed(v, reason == VMEXIT_RDTSCP) : ordinary(v, i);
 }
 
 static int rdpmc(struct vcpu *v, const struct insn *i)

@@ -135,8 +135,8 @@ struct vmx_exit {
  * @timer_on, @timer: the preemption timer runs; TSC of L1 at which it expires
  * @virtual_intr: a virtual interrupt is recognized (virtual-interrupt delivery)
  * @ple_first, @ple_last: TSC of the first and the last PAUSE of a loop
+ * @recheck: L2's registers came from outside (user space, SMRAM): they may be what no VM entry lets in
  * @run_pending: no instruction of L2 has run since VM entry
- * @l2_triple: user space asked for a triple fault while L2 was active
  * @trap_due: reason of an exit to make after the instruction (TPR below threshold, APIC write, EOI), or 0
  * @trap_qualification: its qualification
  * @aborted: a VMX abort happened: the processor is shut down
@@ -152,6 +152,7 @@ struct vmx {
 	bool timer_moved;	/* @timer was set from outside: arm again */
 	bool virtual_intr;
 	bool run_pending;
+	bool recheck;
 	bool aborted;
 	bool smm_on, smm_nonroot;
 	u8 activity;
@@ -193,6 +194,14 @@ static inline struct vmcs_header *vmcs_header(struct vmx *x)
 /* Is a primary, or with the secondary controls active a secondary, control set for the running L2? */
 static inline bool vmx_proc(const struct vcpu *v, u32 bit) { return v->vmx->c.proc & bit; }
 static inline bool vmx_proc2(const struct vcpu *v, u32 bit) { return v->vmx->c.proc2 & bit; }
+
+/* What L2 reads when the TSC of L1 is @tsc. */
+static inline u64 vmx_l2_tsc(const struct vmx_controls *c, u64 tsc)
+{
+	if (c->tsc_multiplier)
+		tsc = (u64)((u128)tsc * c->tsc_multiplier >> 48);
+	return tsc + c->tsc_offset;
+}
 
 /* ---- vmcs.c ---- */
 
@@ -250,6 +259,17 @@ void vmx_leave_quietly(struct vcpu *v);
 /* Reset or INIT: VMX operation ends. */
 void vmx_reset(struct vcpu *v);
 void vmx_abort(struct vcpu *v, u32 indicator);
+
+/* ---- invalid.c ---- */
+
+/* Before L2 runs on registers from outside: true when it could not, and v->stop is set or L1 has been given an exit. */
+bool vmx_recheck(struct vcpu *v);
+/* Could L2 hold these segments? What KVM looks at, [SDM3C "Checks on Guest Segment Registers"] in part. */
+bool vmx_state_valid(const struct vcpu *v);
+
+/* ---- smi.c: SMM and VMX operation ---- */
+void vmx_smi(struct vcpu *v);	/* the registers are saved: leave VMX operation */
+void vmx_rsm(struct vcpu *v);	/* and go back, before the registers are loaded */
 
 /* ---- msrlist.c ---- */
 
