@@ -101,17 +101,19 @@ static void transmit(struct viocon *c)
 {
 	struct vq *vq = virtio_vq(&c->v, TX);
 	struct vq_chain *ch = &c->chain;
+	bool wrote = false;
 
 	do {
 		vq_quiet(vq);
 		while (vq_pop(vq, ch) == 1) {
+			wrote = true;
 			for (unsigned int i = 0; i < ch->n_out; i++)
 				console_write(c->v.pci.vm, ch->iov[i].iov_base, ch->iov[i].iov_len);
 			vq_push(vq, ch->head, 0);
 		}
 	} while (vq_listen(vq));
 	virtio_interrupt(&c->v, TX);
-	if (!c->listening) {
+	if (wrote && !c->listening) {
 		c->listening = true;
 		receive(c);
 	}
