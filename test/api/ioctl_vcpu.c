@@ -613,3 +613,40 @@ void t_vcpu_set_device_attr(void)
 	is(val, 12345, "comes back");
 	bad_attr(vcpu, KVM_SET_DEVICE_ATTR);
 }
+
+/* ---- nested state: the header; what it does is test/vmx ------------------------------------------------------- */
+
+void t_vcpu_get_nested_state(void)
+{
+	struct kvm_nested_state s = { .size = sizeof(s) };
+	int vcpu = bare_vcpu(NO_CHIP);
+
+	is(call(vcpu, KVM_GET_NESTED_STATE, &s), 0, "outside VMX operation the header is all");
+	is(s.size, 128, "size");
+	is(s.hdr.vmx.vmxon_pa, ~0ull, "no VMXON region");
+	s.size = 8;
+	is_errno(call(vcpu, KVM_GET_NESTED_STATE, &s), E2BIG, "no room");
+	is(s.size, 128, "what is needed is told");
+}
+
+void t_vcpu_set_nested_state(void)
+{
+	struct kvm_nested_state s = { .size = sizeof(s) };
+	int vcpu = bare_vcpu(NO_CHIP);
+
+	s.hdr.vmx.vmxon_pa = s.hdr.vmx.vmcs12_pa = ~0ull;
+	is(call(vcpu, KVM_SET_NESTED_STATE, &s), 0, "not in VMX operation");
+	s.size = 8;
+	is_errno(call(vcpu, KVM_SET_NESTED_STATE, &s), EINVAL, "shorter than the header");
+	s.size = sizeof(s);
+	s.flags = 0x80;
+	is_errno(call(vcpu, KVM_SET_NESTED_STATE, &s), EINVAL, "unknown flag");
+	s.flags = KVM_STATE_NESTED_RUN_PENDING;
+	is_errno(call(vcpu, KVM_SET_NESTED_STATE, &s), EINVAL, "an entry pending outside guest mode");
+	s.flags = 0;
+	s.format = 1;
+	is_errno(call(vcpu, KVM_SET_NESTED_STATE, &s), EINVAL, "SVM's format");
+	s.format = 0;
+	s.hdr.vmx.vmxon_pa = 0x1001;
+	is_errno(call(vcpu, KVM_SET_NESTED_STATE, &s), EINVAL, "VMXON region not aligned");
+}
