@@ -175,7 +175,7 @@ static bool task_possible(const struct vcpu *v)
 
 static void random_events(struct vcpu *v, bool lm)
 {
-	u32 rounds = 20000 * tap_scale(), handlers = 0, shutdowns = 0, loops = 0, bad = 0;
+	u32 rounds = tap_scale() > 1 ? 5000000 : 50000, handlers = 0, shutdowns = 0, loops = 0, bad = 0;
 	static const u8 types[] = { EVENT_INTR, EVENT_NMI, EVENT_HARD_EXC, EVENT_SOFT_INT, EVENT_PRIV_SOFT };
 
 	for (u32 n = 0; n < rounds; n++) {
