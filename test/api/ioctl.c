@@ -73,7 +73,7 @@ static void msr_list(unsigned long request, uint32_t has, uint32_t has_not)
 
 void t_sys_get_msr_index_list(void)
 {
-	msr_list(KVM_GET_MSR_INDEX_LIST, 0x174, 0x481);
+	msr_list(KVM_GET_MSR_INDEX_LIST, 0x174, 0xdead);
 }
 
 void t_sys_get_msr_feature_index_list(void)

@@ -614,39 +614,82 @@ void t_vcpu_set_device_attr(void)
 	bad_attr(vcpu, KVM_SET_DEVICE_ATTR);
 }
 
-/* ---- nested state: the header; what it does is test/vmx ------------------------------------------------------- */
+/* ---- nested state: the header's rules; what L2 itself needs is test/vmx's ---------------------------------- */
+
+static int vcpu_with_vmx(void)
+{
+	static struct cpuid_list c;
+	int sys = open_sys(), vcpu = open_vcpu(open_vm(sys), 0);
+
+	all_cpuid(sys, &c);
+	need(call(vcpu, KVM_SET_CPUID2, &c), "KVM_SET_CPUID2");
+	return vcpu;
+}
+
+union nested {
+	struct kvm_nested_state s;
+	uint8_t room[sizeof(struct kvm_nested_state) + 2 * 4096];
+};
 
 void t_vcpu_get_nested_state(void)
 {
-	struct kvm_nested_state s = { .size = sizeof(s) };
-	int vcpu = bare_vcpu(NO_CHIP);
+	static union nested n;
+	int vcpu = vcpu_with_vmx();
 
-	is(call(vcpu, KVM_GET_NESTED_STATE, &s), 0, "outside VMX operation the header is all");
-	is(s.size, 128, "size");
-	is(s.hdr.vmx.vmxon_pa, ~0ull, "no VMXON region");
-	s.size = 8;
-	is_errno(call(vcpu, KVM_GET_NESTED_STATE, &s), E2BIG, "no room");
-	is(s.size, 128, "what is needed is told");
+	n.s.size = 8;
+	is_errno(call(vcpu, KVM_GET_NESTED_STATE, &n), E2BIG, "no room");
+	is(n.s.size, sizeof(n.s), "but the size is told: no VMCS, only the header");
+	n.s.size = sizeof(n);
+	is(call(vcpu, KVM_GET_NESTED_STATE, &n), 0, "enough");
+	is(n.s.format, KVM_STATE_NESTED_FORMAT_VMX, "format");
+	is(n.s.flags, 0, "flags");
+	is(n.s.hdr.vmx.vmxon_pa, ~0ull, "not in VMX operation");
+	is_errno(call(vcpu, KVM_GET_NESTED_STATE, BAD), EFAULT, "unreadable");
+}
+
+static union nested outside_vmx(void)
+{
+	union nested n = { .s = { .size = sizeof(n.s), .format = KVM_STATE_NESTED_FORMAT_VMX } };
+
+	n.s.hdr.vmx.vmxon_pa = n.s.hdr.vmx.vmcs12_pa = ~0ull;
+	return n;
+}
+
+static void nested_refused(int vcpu, const union nested *n, const char *what)
+{
+	is_errno(call(vcpu, KVM_SET_NESTED_STATE, n), EINVAL, "%s", what);
 }
 
 void t_vcpu_set_nested_state(void)
 {
-	struct kvm_nested_state s = { .size = sizeof(s) };
-	int vcpu = bare_vcpu(NO_CHIP);
+	static union nested n, back;
+	int vcpu = vcpu_with_vmx();
 
-	s.hdr.vmx.vmxon_pa = s.hdr.vmx.vmcs12_pa = ~0ull;
-	is(call(vcpu, KVM_SET_NESTED_STATE, &s), 0, "not in VMX operation");
-	s.size = 8;
-	is_errno(call(vcpu, KVM_SET_NESTED_STATE, &s), EINVAL, "shorter than the header");
-	s.size = sizeof(s);
-	s.flags = 0x80;
-	is_errno(call(vcpu, KVM_SET_NESTED_STATE, &s), EINVAL, "unknown flag");
-	s.flags = KVM_STATE_NESTED_RUN_PENDING;
-	is_errno(call(vcpu, KVM_SET_NESTED_STATE, &s), EINVAL, "an entry pending outside guest mode");
-	s.flags = 0;
-	s.format = 1;
-	is_errno(call(vcpu, KVM_SET_NESTED_STATE, &s), EINVAL, "SVM's format");
-	s.format = 0;
-	s.hdr.vmx.vmxon_pa = 0x1001;
-	is_errno(call(vcpu, KVM_SET_NESTED_STATE, &s), EINVAL, "VMXON region not aligned");
+	is_errno(call(vcpu, KVM_SET_NESTED_STATE, BAD), EFAULT, "unreadable");
+	n = outside_vmx();
+	is(call(vcpu, KVM_SET_NESTED_STATE, &n), 0, "outside VMX operation");
+	n.s.size = sizeof(n.s) - 1;
+	nested_refused(vcpu, &n, "size");
+	n = outside_vmx();
+	n.s.flags = 1 << 15;
+	nested_refused(vcpu, &n, "flags");
+	n.s.flags = KVM_STATE_NESTED_RUN_PENDING;
+	nested_refused(vcpu, &n, "an entry pending without L2");
+	n = outside_vmx();
+	n.s.format = 7;
+	nested_refused(vcpu, &n, "format");
+	n = outside_vmx();
+	n.s.hdr.vmx.vmcs12_pa = 0x2000;
+	nested_refused(vcpu, &n, "a VMCS outside VMX operation");
+	n = outside_vmx();
+	n.s.hdr.vmx.vmxon_pa = 1;
+	nested_refused(vcpu, &n, "a VMXON region that is not aligned");
+	n.s.hdr.vmx.vmxon_pa = 0x1000;
+	n.s.hdr.vmx.smm.flags = 4;
+	nested_refused(vcpu, &n, "SMM flags");
+	n.s.hdr.vmx.smm.flags = 0;
+	is(call(vcpu, KVM_SET_NESTED_STATE, &n), 0, "in VMX operation, no VMCS");
+	back.s.size = sizeof(back);
+	call(vcpu, KVM_GET_NESTED_STATE, &back);
+	is(back.s.hdr.vmx.vmxon_pa, 0x1000, "comes back");
 }
