@@ -84,6 +84,12 @@ static void eoi_broadcast(struct vcpu *v, u8 vector)
 	lapic_eoi_broadcast(v, vector);
 }
 
+static bool no_window(struct vcpu *v, u32 rounds)
+{
+	STAT_INC(kvm_of(v), windowless_deliveries);
+	return guard_no_window(v, rounds);
+}
+
 const struct cpu_bus kvm_bus = {
 	.mmio_read = mmio_read,
 	.mmio_write = mmio_write,
@@ -102,7 +108,7 @@ const struct cpu_bus kvm_bus = {
 	.set_apic_base = set_apic_base,
 	.tsc = clock_bus_tsc,
 	.crystal = clock_bus_crystal,
-	.no_window = guard_no_window,
+	.no_window = no_window,
 	.exc_intercept = guard_exc_intercept,
 	.lock = lock_bus_ask,
 	.bus_locked = lock_bus_done,

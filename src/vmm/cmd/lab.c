@@ -18,7 +18,7 @@
 #include "vmm/lab/lab.h"
 #include "vmm/vmm.h"
 
-#define JOBS_MAX 64
+#define JOBS_MAX      64
 #define CHILD_SECONDS 120
 
 static const struct lab_family *const families[] = {
@@ -35,7 +35,7 @@ struct lab {
 	double worst_ms;
 };
 
-/* ---- choosing -------------------------------------------------------------------------------------------- */
+/* ---- choosing ----------------------------------------------------------------------------------- */
 
 /* A guest's name, or a family's. */
 static bool wanted(const struct lab *l, const struct lab_family *f, const struct lab_guest *g)
@@ -48,19 +48,24 @@ static bool wanted(const struct lab *l, const struct lab_family *f, const struct
 	return false;
 }
 
-static bool known(const char *name)
+static const struct lab_guest *guest_find(const char *name)
 {
-	for (size_t f = 0; f < ARRAY_SIZE(families); f++) {
-		if (!strcmp(name, families[f]->name))
-			return true;
+	for (size_t f = 0; f < ARRAY_SIZE(families); f++)
 		for (unsigned int i = 0; i < families[f]->n; i++)
 			if (!strcmp(name, families[f]->guest[i].name))
-				return true;
-	}
-	return false;
+				return &families[f]->guest[i];
+	return NULL;
 }
 
-/* ---- one line for each guest ---------------------------------------------------------------------------------- */
+static bool known(const char *name)
+{
+	for (size_t f = 0; f < ARRAY_SIZE(families); f++)
+		if (!strcmp(name, families[f]->name))
+			return true;
+	return guest_find(name);
+}
+
+/* ---- one line for each guest -------------------------------------------------------------------- */
 
 static void print_text(const struct lab_guest *g, const struct lab_result *r)
 {
@@ -93,7 +98,7 @@ static void report(struct lab *l, const struct lab_guest *g, const struct lab_re
 		l->worst_ms = r->ms;
 }
 
-/* ---- children ---------------------------------------------------------------------------------------------------- */
+/* ---- children ----------------------------------------------------------------------------------- */
 
 struct job {
 	const struct lab_guest *guest;
@@ -106,7 +111,7 @@ static void child(const struct lab *l, const struct lab_guest *g, int fd)
 	struct lab_result r = { 0 };
 	unsigned long times = lab_hostile(g) ? 1 : l->repeat;
 
-	alarm(CHILD_SECONDS);
+	alarm((unsigned int)(CHILD_SECONDS * times));
 	do
 		lab_run(g, &r);
 	while (r.pass && --times);
@@ -179,7 +184,7 @@ static int run_all(struct lab *l)
 	return rc;
 }
 
-/* ---- the command line ---------------------------------------------------------------------------------------------- */
+/* ---- the command line --------------------------------------------------------------------------- */
 
 static void list(const struct lab *l)
 {
@@ -221,9 +226,13 @@ static int number(const char *what, const char *text, unsigned long max, unsigne
 static int parse(struct lab *l, int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "json", no_argument, NULL, 'j' }, { "list", no_argument, NULL, 'l' },
-		{ "jobs", required_argument, NULL, 'n' }, { "repeat", required_argument, NULL, 'r' },
-		{ "plot", required_argument, NULL, 'p' }, { "help", no_argument, NULL, 'h' }, { 0 },
+		{ "json", no_argument, NULL, 'j' },
+		{ "list", no_argument, NULL, 'l' },
+		{ "jobs", required_argument, NULL, 'n' },
+		{ "repeat", required_argument, NULL, 'r' },
+		{ "plot", required_argument, NULL, 'p' },
+		{ "help", no_argument, NULL, 'h' },
+		{ 0 },
 	};
 	int c, rc = 0;
 
@@ -231,13 +240,27 @@ static int parse(struct lab *l, int argc, char **argv)
 	opterr = 0;
 	while (!rc && (c = getopt_long(argc, argv, "+h", options, NULL)) != -1) {
 		switch (c) {
-		case 'j': l->json = true; break;
-		case 'l': l->list = true; break;
-		case 'n': rc = number("jobs", optarg, JOBS_MAX, &l->jobs); break;
-		case 'r': rc = number("repeat", optarg, 100000, &l->repeat); break;
-		case 'p': l->plot = optarg; break;
-		case 'h': help(); exit(0);
-		default: return vmm_error(EXIT_USAGE, "lab: bad option '%s' (see casement lab --help)", argv[optind - 1]);
+		case 'j':
+			l->json = true;
+			break;
+		case 'l':
+			l->list = true;
+			break;
+		case 'n':
+			rc = number("jobs", optarg, JOBS_MAX, &l->jobs);
+			break;
+		case 'r':
+			rc = number("repeat", optarg, 100000, &l->repeat);
+			break;
+		case 'p':
+			l->plot = optarg;
+			break;
+		case 'h':
+			help();
+			exit(0);
+		default:
+			return vmm_error(EXIT_USAGE, "lab: bad option '%s' (see casement lab --help)",
+					 argv[optind - 1]);
 		}
 	}
 	return rc;
@@ -259,10 +282,11 @@ static int parse_all(struct lab *l, int argc, char **argv)
 			break;
 		l->names[l->nr_names] = argv[optind];
 		if (!known(argv[optind]))
-			return vmm_error(EXIT_USAGE, "lab: no guest or family '%s' (see casement lab --list)", argv[optind]);
+			return vmm_error(EXIT_USAGE, "lab: no guest or family '%s' (see casement lab --list)",
+					 argv[optind]);
 		l->nr_names++;
 	}
-	if (l->plot && l->nr_names != 1)
+	if (l->plot && (l->nr_names != 1 || !guest_find(l->names[0])))
 		return vmm_error(EXIT_USAGE, "lab: --plot draws one guest: name it");
 	return 0;
 }
@@ -278,11 +302,14 @@ int cmd_lab(int argc, char **argv)
 		list(&l);
 	else if (!rc)
 		rc = run_all(&l);
+	if (!rc && l.plot)
+		rc = lab_plot(guest_find(l.names[0]), l.plot);
 	free(l.names);
 	if (rc || l.list)
 		return rc;
 	if (!l.json)
-		printf("%u hostile, %u innocent: %u pass, %u fail; slowest return of control %.2f ms (window + threshold: %.2f ms)\n",
+		printf("%u hostile, %u innocent: %u pass, %u fail; slowest return of control %.2f ms (window + "
+		       "threshold: %.2f ms)\n",
 		       l.hostile, l.innocent, l.passed, l.failed, l.worst_ms, LAB_THRESHOLD * 1e3 / LAB_CRYSTAL_HZ);
 	return l.failed ? EXIT_CRASH : 0;
 }

@@ -7,7 +7,8 @@
  */
 #include "vmm/lab/lab.h"
 
-#define RING3(b, vector, type) board_gate(b, BOARD_PROT32, vector, SEL_CODE3, BOARD_HANDLERS + (vector) * 16, type, 3, 0)
+#define RING3(b, vector, type)                                                                                     \
+	board_gate(b, BOARD_PROT32, vector, SEL_CODE3, BOARD_HANDLERS + (vector)*16, type, 3, 0)
 #define AC_OPTIONS "intercepts=drop"
 
 /* Ring 3, alignment checks on, a misaligned stack, #AC's handler in ring 3. */
@@ -23,12 +24,12 @@ static void ring3(struct board *b, enum board_mode mode)
 }
 
 /* The first event is #AC of an instruction. */
-#define AC_INSN(name, text)                                      \
-	BOARD_ASM(lab_ac_##name, 32, text "; " LAB_LOOP);       \
-	static void setup_##name(struct board *b)               \
-	{                                                       \
-		ring3(b, BOARD_PROT32);                         \
-		board_code(b, 0, lab_ac_##name);                \
+#define AC_INSN(name, text)                                                                                        \
+	BOARD_ASM(lab_ac_##name, 32, text "; " LAB_LOOP);                                                          \
+	static void setup_##name(struct board *b)                                                                  \
+	{                                                                                                          \
+		ring3(b, BOARD_PROT32);                                                                            \
+		board_code(b, 0, lab_ac_##name);                                                                   \
 	}
 AC_INSN(load, "mov 0x30001, %eax")
 AC_INSN(store, "mov %eax, 0x30001")
@@ -48,14 +49,14 @@ AC_INSN(sgdt, "sgdt 0x30001")
 AC_INSN(cmpxchg, "lock cmpxchgl %ecx, 0x30001")
 
 /* The first event is another one, whose own delivery raises #AC: its handler is in ring 3 too. */
-#define AC_EVENT(name, vector, text, more)                       \
-	BOARD_ASM(lab_ac_##name, 32, text "; " LAB_LOOP);       \
-	static void setup_##name(struct board *b)               \
-	{                                                       \
-		ring3(b, BOARD_PROT32);                         \
-		board_code(b, 0, lab_ac_##name);                \
-		RING3(b, vector, GATE_INT32);                   \
-		more;                                           \
+#define AC_EVENT(name, vector, text, more)                                                                         \
+	BOARD_ASM(lab_ac_##name, 32, text "; " LAB_LOOP);                                                          \
+	static void setup_##name(struct board *b)                                                                  \
+	{                                                                                                          \
+		ring3(b, BOARD_PROT32);                                                                            \
+		board_code(b, 0, lab_ac_##name);                                                                   \
+		RING3(b, vector, GATE_INT32);                                                                      \
+		more;                                                                                              \
 	}
 AC_EVENT(int_n, 0x30, "int $0x30", )
 AC_EVENT(int3, 3, "int3", )
@@ -82,7 +83,7 @@ static void ask_irq(struct board *b)
 AC_EVENT(irq, 0x40, "nop", ask_irq(b))
 AC_EVENT(nmi, 2, "nop", board_cpu_ioctl(b, 0, KVM_NMI, NULL))
 
-/* ---- the shape of the frame --------------------------------------------------------------------------- */
+/* ---- the shape of the frame --------------------------------------------------------------------- */
 
 static void setup_trap_gate(struct board *b)
 {
@@ -126,7 +127,10 @@ static void setup_pf(struct board *b)
 	RING3(b, 14, GATE_INT32);
 }
 
-#define ROW(name, id, text) { name, text, END_NOTIFY, SIGN_STUCK, AC_OPTIONS, setup_##id, NULL }
+#define ROW(name, id, text)                                                                                        \
+	{                                                                                                          \
+		name, text, END_NOTIFY, SIGN_STUCK, AC_OPTIONS, setup_##id, NULL                                   \
+	}
 static const struct lab_guest ac[] = {
 	ROW("ac-load", load, "#AC in #AC, from a load"),
 	ROW("ac-store", store, "#AC in #AC, from a store"),

@@ -21,7 +21,7 @@ double board_now(void)
 	return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
 }
 
-/* ---- calls ------------------------------------------------------------------------------------------ */
+/* ---- calls -------------------------------------------------------------------------------------- */
 
 static int call(struct board *b, int fd, unsigned long request, unsigned long arg)
 {
@@ -47,7 +47,7 @@ int board_enable_cap(struct board *b, u32 cap, u64 arg)
 	return board_ioctl(b, KVM_ENABLE_CAP, &c);
 }
 
-/* ---- memory -------------------------------------------------------------------------------------------- */
+/* ---- memory ------------------------------------------------------------------------------------- */
 
 void board_put(struct board *b, u32 gpa, u64 val, unsigned int size)
 {
@@ -166,7 +166,7 @@ static void make_pages(struct board *b)
 		board_put(b, BOARD_PT32 + i * 4, i << 12 | 0x67, 4);
 }
 
-/* ---- the VM ------------------------------------------------------------------------------------------------ */
+/* ---- the VM ------------------------------------------------------------------------------------- */
 
 int board_create(struct board *b, const struct kvm_call *kvm)
 {
@@ -217,7 +217,7 @@ void board_destroy(struct board *b)
 	b->vm = b->sys = -1;
 }
 
-/* ---- processors ---------------------------------------------------------------------------------------------- */
+/* ---- processors --------------------------------------------------------------------------------- */
 
 static struct kvm_segment segment(u16 sel, u8 type, unsigned int dpl, enum board_mode mode)
 {
@@ -391,7 +391,7 @@ void board_watch(struct board *b, int cpu, unsigned int n, u64 addr, unsigned in
 	board_cpu_ioctl(b, cpu, KVM_SET_DEBUGREGS, &d);
 }
 
-/* ---- running ------------------------------------------------------------------------------- */
+/* ---- running ------------------------------------------------------------------------------------ */
 
 /* The vCPU this thread runs; its time is over when the signal comes. */
 static _Thread_local struct board_cpu *running;

@@ -7,14 +7,14 @@
  */
 #include "vmm/lab/lab.h"
 
-#define DB_OPTIONS "intercepts=drop"
-#define WATCH_EXEC 0
+#define DB_OPTIONS  "intercepts=drop"
+#define WATCH_EXEC  0
 #define WATCH_WRITE 1
-#define WATCH_RW 3
+#define WATCH_RW    3
 
-#define GATE_DB (BOARD_IDT + 1 * 16)
-#define GDT_CODE (BOARD_GDT + SEL_CODE0_64)
-#define TSS_IST1 (BOARD_TSS + 0x24)
+#define GATE_DB	   (BOARD_IDT + 1 * 16)
+#define GDT_CODE   (BOARD_GDT + SEL_CODE0_64)
+#define TSS_IST1   (BOARD_TSS + 0x24)
 #define IST1_FRAME (BOARD_IST - 8)
 #define HANDLER_DB (BOARD_HANDLERS + 1 * 16)
 
@@ -24,16 +24,16 @@ static void long_mode(struct board *b)
 	board_gate(b, BOARD_LONG64, 1, SEL_CODE0_64, HANDLER_DB, GATE_INT32, 3, 1);
 }
 
-#define DB(name, text, more)                                     \
-	BOARD_ASM(lab_db_##name, 64, text "; nop; " LAB_LOOP);  \
-	static void setup_##name(struct board *b)               \
-	{                                                       \
-		long_mode(b);                                   \
-		board_code(b, 0, lab_db_##name);                \
-		more;                                           \
+#define DB(name, text, more)                                                                                       \
+	BOARD_ASM(lab_db_##name, 64, text "; nop; " LAB_LOOP);                                                     \
+	static void setup_##name(struct board *b)                                                                  \
+	{                                                                                                          \
+		long_mode(b);                                                                                      \
+		board_code(b, 0, lab_db_##name);                                                                   \
+		more;                                                                                              \
 	}
 
-/* ---- what is watched ------------------------------------------------------------------------------------ */
+/* ---- what is watched ---------------------------------------------------------------------------- */
 
 DB(idt, "mov 0x2010, %rax", board_watch(b, 0, 0, GATE_DB, WATCH_RW, 8))
 DB(gdt, "mov 0x1028, %rax", board_watch(b, 0, 0, GDT_CODE, WATCH_RW, 8))
@@ -46,7 +46,9 @@ static void handler_in_ldt(struct board *b)
 	struct kvm_sregs s;
 
 	board_get_sregs(b, 0, &s);
-	s.ldt = (struct kvm_segment){ .base = BOARD_DATA, .limit = 0xff, .selector = SEL_FREE, .type = 2, .present = 1 };
+	s.ldt = (struct kvm_segment){
+		.base = BOARD_DATA, .limit = 0xff, .selector = SEL_FREE, .type = 2, .present = 1
+	};
 	board_set_sregs(b, 0, &s);
 	board_put(b, BOARD_DATA + 8, board_desc(0, 0xfffff, 0x9b, 0xa), 8);
 	board_gate(b, BOARD_LONG64, 1, 8 | 4, HANDLER_DB, GATE_INT32, 3, 1);
@@ -66,7 +68,7 @@ static void watch_all(struct board *b)
 
 DB(four, ".byte 0xf1", watch_all(b))
 
-/* ---- what raises the first ------------------------------------------------------------------------------ */
+/* ---- what raises the first ---------------------------------------------------------------------- */
 
 #define WATCH_GDT board_watch(b, 0, 0, GDT_CODE, WATCH_RW, 8)
 DB(icebp, ".byte 0xf1", WATCH_GDT)
@@ -80,8 +82,10 @@ DB(nmi, "nop", WATCH_GDT; board_cpu_ioctl(b, 0, KVM_NMI, NULL))
 DB(rep, "mov $0x1000, %esi; mov $0x30000, %edi; mov $0x100, %ecx; rep movsb", WATCH_GDT)
 DB(far_jump, "ljmpl *0x30000", board_put(b, BOARD_DATA, 0x40080, 4); board_put(b, BOARD_DATA + 4, SEL_CODE0_64, 2);
    WATCH_GDT)
-DB(syscall_iret, "mov %ss, %eax; push %rax; push %rsp; pushf; mov %cs, %eax; push %rax; lea 1f(%rip), %rax; push %rax; "
-   "iretq; 1: nop", WATCH_GDT)
+DB(syscall_iret,
+   "mov %ss, %eax; push %rax; push %rsp; pushf; mov %cs, %eax; push %rax; lea 1f(%rip), %rax; push %rax; "
+   "iretq; 1: nop",
+   WATCH_GDT)
 
 static void ask_irq(struct board *b)
 {
@@ -114,7 +118,7 @@ static void from_ring3(struct board *b)
 
 DB(ring3, ".byte 0xf1", from_ring3(b))
 
-/* ---- other modes ------------------------------------------------------------------------------------------ */
+/* ---- other modes -------------------------------------------------------------------------------- */
 
 BOARD_ASM(lab_db_ivt, 16, "mov 4, %ax; nop; " LAB_LOOP);
 static void setup_ivt(struct board *b)
@@ -147,7 +151,7 @@ static void setup_compat(struct board *b)
 	board_watch(b, 0, 0, GATE_DB, WATCH_RW, 8);
 }
 
-/* ---- more than one vector ------------------------------------------------------------------------------------ */
+/* ---- more than one vector ----------------------------------------------------------------------- */
 
 /* #UD's handler has an instruction breakpoint on its first byte, #DB's begins with UD2. */
 BOARD_ASM(lab_db_and_ud, 64, "ud2; .org lab_db_and_ud + 0x100; nop; " LAB_LOOP "; .org lab_db_and_ud + 0x200; ud2");
@@ -173,7 +177,8 @@ static void setup_and_pf(struct board *b)
 }
 
 /* In ring 3: #AC's handler has an instruction breakpoint, #DB's begins with a misaligned load. */
-BOARD_ASM(lab_db_and_ac, 32, "mov 0x30001, %eax; .org lab_db_and_ac + 0x100; nop; " LAB_LOOP
+BOARD_ASM(lab_db_and_ac, 32,
+	  "mov 0x30001, %eax; .org lab_db_and_ac + 0x100; nop; " LAB_LOOP
 	  "; .org lab_db_and_ac + 0x200; mov 0x30001, %eax");
 static void setup_and_ac(struct board *b)
 {
@@ -204,8 +209,14 @@ static void setup_to_ac(struct board *b)
 	board_watch(b, 0, 1, BOARD_CODE + 1, WATCH_EXEC, 1);
 }
 
-#define ROW(name, id, text) { name, text, END_NOTIFY, SIGN_STUCK, DB_OPTIONS, setup_##id, NULL }
-#define CYCLE(name, id, text) { name, text, END_NOTIFY, SIGN_CYCLE, DB_OPTIONS, setup_##id, NULL }
+#define ROW(name, id, text)                                                                                        \
+	{                                                                                                          \
+		name, text, END_NOTIFY, SIGN_STUCK, DB_OPTIONS, setup_##id, NULL                                   \
+	}
+#define CYCLE(name, id, text)                                                                                      \
+	{                                                                                                          \
+		name, text, END_NOTIFY, SIGN_CYCLE, DB_OPTIONS, setup_##id, NULL                                   \
+	}
 static const struct lab_guest db[] = {
 	ROW("db-idt", idt, "breakpoint on the gate of #DB"),
 	ROW("db-gdt", gdt, "breakpoint on the descriptor of the handler's code segment"),

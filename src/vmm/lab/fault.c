@@ -23,14 +23,14 @@ static void cr4(struct board *b, u64 bits)
 }
 
 /* The instruction that faults is both the attack and the first of the handler, at offset 0x100. */
-#define FAULT(name, vector, prepare, insn, more)                                                              \
-	BOARD_ASM(lab_fault_##name, 64, prepare "; " insn "; " LAB_LOOP "; .org lab_fault_" #name " + 0x100; " insn \
-		  "; " LAB_LOOP);                                                                              \
-	static void setup_##name(struct board *b)                                                              \
-	{                                                                                                      \
-		lab_cpu(b, BOARD_LONG64, lab_fault_##name);                                                    \
-		lab_handler(b, vector, 0x100);                                                                 \
-		more;                                                                                          \
+#define FAULT(name, vector, prepare, insn, more)                                                                   \
+	BOARD_ASM(lab_fault_##name, 64,                                                                            \
+		  prepare "; " insn "; " LAB_LOOP "; .org lab_fault_" #name " + 0x100; " insn "; " LAB_LOOP);      \
+	static void setup_##name(struct board *b)                                                                  \
+	{                                                                                                          \
+		lab_cpu(b, BOARD_LONG64, lab_fault_##name);                                                        \
+		lab_handler(b, vector, 0x100);                                                                     \
+		more;                                                                                              \
 	}
 FAULT(ud, 6, "nop", "ud2", )
 FAULT(de, 0, "xor %ecx, %ecx", "div %ecx", )
@@ -43,12 +43,15 @@ FAULT(reserved, 14, "nop", "mov 0x50000, %rax", board_put(b, BOARD_PT + 0x50 * 8
 FAULT(mf, 16, "fninit; fldcw 0x30000; fld1; fldz; fdivrp", "fwait", board_put(b, BOARD_DATA, 0x300, 2);
       board_cr0(b, 0, 1 << 5))
 FAULT(xm, 19, "ldmxcsr 0x30000; xorps %xmm1, %xmm1; mov $1, %eax; cvtsi2ss %eax, %xmm0", "divss %xmm1, %xmm0",
-      board_put(b, BOARD_DATA, 0, 4); cr4(b, 3 << 9))
+      board_put(b, BOARD_DATA, 0, 4);
+      cr4(b, 3 << 9))
 FAULT(privilege, 13, "mov $0x80000000, %eax; bts $33, %rax", "mov %rax, %cr0", )
 FAULT(noncanonical, 13, "mov $1, %rax; shl $63, %rax", "mov (%rax), %rbx", )
 FAULT(lock, 6, "nop", ".byte 0xf0, 0x90", )
-FAULT(length, 13, "nop", ".byte 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x90", )
-FAULT(iret, 13, "pushf; orq $0x4000, (%rsp); popf", "iretq", board_gate(b, BOARD_LONG64, 13, SEL_CODE0_64, BOARD_CODE + 0x100, GATE_INT32, 3, 1);
+FAULT(length, 13, "nop",
+      ".byte 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x90", )
+FAULT(iret, 13, "pushf; orq $0x4000, (%rsp); popf", "iretq",
+      board_gate(b, BOARD_LONG64, 13, SEL_CODE0_64, BOARD_CODE + 0x100, GATE_INT32, 3, 1);
       board_put(b, BOARD_IST - 0x30, 0, 8))
 
 /* The handler's own page is not there, or may not be executed. */
@@ -83,7 +86,8 @@ static void setup_smep(struct board *b)
 	board_put(b, BOARD_PT + 0x40 * 8, 0x40063, 8);
 }
 
-BOARD_ASM(lab_fault_bound, 32, "mov $0x30000, %ebx; mov $-1, %eax; bound %eax, (%ebx); " LAB_LOOP
+BOARD_ASM(lab_fault_bound, 32,
+	  "mov $0x30000, %ebx; mov $-1, %eax; bound %eax, (%ebx); " LAB_LOOP
 	  "; .org lab_fault_bound + 0x100; bound %eax, (%ebx)");
 static void setup_bound(struct board *b)
 {
@@ -92,9 +96,10 @@ static void setup_bound(struct board *b)
 	lab_handler(b, 5, 0x100);
 }
 
-/* ---- cycles ------------------------------------------------------------------------------------------------- */
+/* ---- cycles ------------------------------------------------------------------------------------- */
 
-BOARD_ASM(lab_fault_two, 64, "mov $-1, %ecx; ud2; " LAB_LOOP "; .org lab_fault_two + 0x100; rdmsr; "
+BOARD_ASM(lab_fault_two, 64,
+	  "mov $-1, %ecx; ud2; " LAB_LOOP "; .org lab_fault_two + 0x100; rdmsr; "
 	  ".org lab_fault_two + 0x200; ud2");
 static void setup_two(struct board *b)
 {
@@ -103,7 +108,8 @@ static void setup_two(struct board *b)
 	lab_handler(b, 13, 0x200);
 }
 
-BOARD_ASM(lab_fault_four, 64, "mov $-1, %ecx; xor %ebx, %ebx; ud2; " LAB_LOOP
+BOARD_ASM(lab_fault_four, 64,
+	  "mov $-1, %ecx; xor %ebx, %ebx; ud2; " LAB_LOOP
 	  "; .org lab_fault_four + 0x100; rdmsr; .org lab_fault_four + 0x200; div %ebx"
 	  "; .org lab_fault_four + 0x300; mov 0x50000, %rax; .org lab_fault_four + 0x400; ud2");
 static void setup_four(struct board *b)
@@ -125,8 +131,14 @@ static void setup_df(struct board *b)
 	lab_handler(b, 8, 0x100);
 }
 
-#define ROW(name, id, text) { name, text, END_NOTIFY, SIGN_STUCK, FAULT_OPTIONS, setup_##id, NULL }
-#define CYCLE(name, id, text) { name, text, END_NOTIFY, SIGN_CYCLE, FAULT_OPTIONS, setup_##id, NULL }
+#define ROW(name, id, text)                                                                                        \
+	{                                                                                                          \
+		name, text, END_NOTIFY, SIGN_STUCK, FAULT_OPTIONS, setup_##id, NULL                                \
+	}
+#define CYCLE(name, id, text)                                                                                      \
+	{                                                                                                          \
+		name, text, END_NOTIFY, SIGN_CYCLE, FAULT_OPTIONS, setup_##id, NULL                                \
+	}
 static const struct lab_guest fault[] = {
 	ROW("fault-ud", ud, "#UD's handler begins with UD2"),
 	ROW("fault-lock", lock, "#UD's handler begins with a LOCK prefix where none may be"),

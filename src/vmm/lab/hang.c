@@ -42,7 +42,10 @@ static void setup_nmi(struct board *b)
 	board_cpu_ioctl(b, 0, KVM_NMI, NULL);
 }
 
-#define ROW(name, id, inject, text) { name, text, END_NOTIFY, SIGN_STUCK, "inject=" inject, setup_##id, NULL }
+#define ROW(name, id, inject, text)                                                                                \
+	{                                                                                                          \
+		name, text, END_NOTIFY, SIGN_STUCK, "inject=" inject, setup_##id, NULL                             \
+	}
 static const struct lab_guest hang[] = {
 	ROW("hang-wedge", loop, "wedge:0:notify", "a processor that stops retiring"),
 	ROW("hang-wedge-user", user, "wedge:0:notify", "the same in ring 3"),

@@ -9,22 +9,25 @@
 
 #define OPTIONS "intercepts=drop"
 
-#define QUIET(name, bits, mode, text, more)                      \
-	BOARD_ASM(lab_ok_##name, bits, text);                   \
-	static void setup_##name(struct board *b)               \
-	{                                                       \
-		lab_cpu(b, mode, lab_ok_##name);                \
-		more;                                           \
+#define QUIET(name, bits, mode, text, more)                                                                        \
+	BOARD_ASM(lab_ok_##name, bits, text);                                                                      \
+	static void setup_##name(struct board *b)                                                                  \
+	{                                                                                                          \
+		lab_cpu(b, mode, lab_ok_##name);                                                                   \
+		more;                                                                                              \
 	}
 /* Done after `times` rounds. */
-#define ROUNDS(name, times, text, more) \
+#define ROUNDS(name, times, text, more)                                                                            \
 	QUIET(name, 64, BOARD_LONG64, "mov $" #times ", %ebp; 1: " text "; dec %ebp; jnz 1b; " LAB_DONE, more)
 /* The same with a handler at offset 0x100. */
-#define HANDLED(name, times, vector, text, handler, more)                                                       \
-	QUIET(name, 64, BOARD_LONG64, "mov $" #times ", %ebp; 1: " text "; dec %ebp; jnz 1b; " LAB_DONE          \
-	      "; .org lab_ok_" #name " + 0x100; " handler, lab_handler(b, vector, 0x100); more)
+#define HANDLED(name, times, vector, text, handler, more)                                                          \
+	QUIET(name, 64, BOARD_LONG64,                                                                              \
+	      "mov $" #times ", %ebp; 1: " text "; dec %ebp; jnz 1b; " LAB_DONE "; .org lab_ok_" #name             \
+	      " + 0x100; " handler,                                                                                \
+	      lab_handler(b, vector, 0x100);                                                                       \
+	      more)
 
-/* ---- waiting ------------------------------------------------------------------------------------------------ */
+/* ---- waiting ------------------------------------------------------------------------------------ */
 
 QUIET(cli_jmp, 64, BOARD_LONG64, "cli; 1: jmp 1b", )
 QUIET(nmi_blocked, 64, BOARD_LONG64, "int3; .org lab_ok_nmi_blocked + 0x100; 1: jmp 1b", lab_handler(b, 2, 0x100);
@@ -52,7 +55,7 @@ static void setup_idle(struct board *b)
 	lab_cpu(b, BOARD_LONG64, lab_ok_idle);
 }
 
-/* ---- long instructions --------------------------------------------------------------------------------------- */
+/* ---- long instructions -------------------------------------------------------------------------- */
 
 /* Linear 1 GiB to 3 GiB, over and over the same 2 MiB. */
 static void gigabytes(struct board *b)
@@ -65,9 +68,11 @@ static void gigabytes(struct board *b)
 		board_put(b, pd + i * 8, 0x2000e7, 8);
 }
 
-#define REP(name, insn) \
-	QUIET(name, 64, BOARD_LONG64, "cli; cld; mov $0x40000000, %esi; mov $0x80000000, %edi; xor %eax, %eax; mov $0x8000000, %ecx; " \
-	      insn "; " LAB_DONE, gigabytes(b))
+#define REP(name, insn)                                                                                            \
+	QUIET(name, 64, BOARD_LONG64,                                                                              \
+	      "cli; cld; mov $0x40000000, %esi; mov $0x80000000, %edi; xor %eax, %eax; mov $0x8000000, "           \
+	      "%ecx; " insn "; " LAB_DONE,                                                                         \
+	      gigabytes(b))
 REP(rep_movs, "rep movsq")
 REP(rep_stos, "rep stosq")
 REP(rep_lods, "shr $3, %ecx; rep lodsq")
@@ -75,26 +80,31 @@ REP(rep_scas, "shr $3, %ecx; repe scasq")
 REP(rep_cmps, "shr $3, %ecx; repe cmpsq")
 ROUNDS(wbinvd, 10000, "wbinvd", )
 ROUNDS(divisions, 1000000, "mov $-1, %rax; xor %edx, %edx; mov $3, %ecx; div %rcx", )
-ROUNDS(fprem, 100000, "fldl 0x30008; fldl 0x30000; fprem; fstp %st(0); fstp %st(0)", board_put(b, BOARD_DATA, 0x7fe0000000000000, 8);
+ROUNDS(fprem, 100000, "fldl 0x30008; fldl 0x30000; fprem; fstp %st(0); fstp %st(0)",
+       board_put(b, BOARD_DATA, 0x7fe0000000000000, 8);
        board_put(b, BOARD_DATA + 8, 0x0010000000000000, 8))
 ROUNDS(cpuid, 100000, "mov $0xd, %eax; xor %ecx, %ecx; cpuid", )
 
-/* ---- shadows ---------------------------------------------------------------------------------------------------- */
+/* ---- shadows ------------------------------------------------------------------------------------ */
 
 ROUNDS(mov_ss, 100000, "mov %ss, %eax; mov %eax, %ss; mov %eax, %ss; mov %eax, %ss; mov %eax, %ss", )
 ROUNDS(sti, 100000, "sti; cli; sti; sti; cli; sti; cli", )
 
-BOARD_ASM(lab_ok_pop_ss, 32, "mov $0x40000, %ebp; 1: push %ss; push %ss; push %ss; pop %ss; pop %ss; pop %ss; dec %ebp; jnz 1b; " LAB_DONE);
+BOARD_ASM(lab_ok_pop_ss, 32,
+	  "mov $0x40000, %ebp; 1: push %ss; push %ss; push %ss; pop %ss; pop %ss; pop %ss; dec %ebp; jnz "
+	  "1b; " LAB_DONE);
 static void setup_pop_ss(struct board *b)
 {
 	lab_cpu(b, BOARD_PROT32, lab_ok_pop_ss);
 }
 
-/* ---- many events, each with an instruction in between ---------------------------------------------------------------- */
+/* ---- many events, each with an instruction in between ------------------------------------------- */
 
 HANDLED(ud, 200000, 6, "ud2", "addq $2, (%rsp); iretq", )
 HANDLED(gp, 200000, 13, "rdmsr", "addq $2, 8(%rsp); add $8, %rsp; iretq", )
-HANDLED(pf, 100000, 14, "mov 0x50000, %rax", "movb $0x67, 0x13000 + 0x50 * 8; add $8, %rsp; iretq; .org lab_ok_pf + 0x200; nop", board_put(b, BOARD_PT + 0x50 * 8, 0x50000, 8))
+HANDLED(pf, 100000, 14, "mov 0x50000, %rax",
+	"movb $0x67, 0x13000 + 0x50 * 8; add $8, %rsp; iretq; .org lab_ok_pf + 0x200; nop",
+	board_put(b, BOARD_PT + 0x50 * 8, 0x50000, 8))
 HANDLED(de, 200000, 0, "div %cl", "addq $2, (%rsp); iretq", )
 HANDLED(int3, 200000, 3, "int3", "iretq", )
 HANDLED(icebp, 200000, 1, ".byte 0xf1", "iretq", )
@@ -111,7 +121,9 @@ static void setup_one(struct board *b)
 }
 
 /* INT n whose handler is INT n: each one retires. */
-BOARD_ASM(lab_ok_int_in_int, 64, "mov $300000, %ebp; int $0x30; .org lab_ok_int_in_int + 0x100; sub $1, %ebp; jz 1f; int $0x30; 1: " LAB_DONE);
+BOARD_ASM(lab_ok_int_in_int, 64,
+	  "mov $300000, %ebp; int $0x30; .org lab_ok_int_in_int + 0x100; sub $1, %ebp; jz 1f; int $0x30; "
+	  "1: " LAB_DONE);
 static void setup_int_in_int(struct board *b)
 {
 	lab_cpu(b, BOARD_LONG64, lab_ok_int_in_int);
@@ -119,7 +131,8 @@ static void setup_int_in_int(struct board *b)
 }
 
 /* A double fault that is handled, again and again. */
-BOARD_ASM(lab_ok_df, 64, "mov $100000, %ebp; mov $-1, %ecx; 1: rdmsr; .org lab_ok_df + 0x100; dec %ebp; jnz 1b; " LAB_DONE);
+BOARD_ASM(lab_ok_df, 64,
+	  "mov $100000, %ebp; mov $-1, %ecx; 1: rdmsr; .org lab_ok_df + 0x100; dec %ebp; jnz 1b; " LAB_DONE);
 static void setup_df(struct board *b)
 {
 	lab_cpu(b, BOARD_LONG64, lab_ok_df);
@@ -128,7 +141,8 @@ static void setup_df(struct board *b)
 }
 
 /* #AC whose handler is in ring 0: its pushes are not checked. */
-BOARD_ASM(lab_ok_ac, 32, "mov $100000, %ebp; 1: mov 0x30001, %eax; dec %ebp; jnz 1b; int $0x30; "
+BOARD_ASM(lab_ok_ac, 32,
+	  "mov $100000, %ebp; 1: mov 0x30001, %eax; dec %ebp; jnz 1b; int $0x30; "
 	  ".org lab_ok_ac + 0x100; add $4, %esp; addl $5, (%esp); iret; .org lab_ok_ac + 0x200; " LAB_DONE);
 static void setup_ac(struct board *b)
 {
@@ -141,7 +155,8 @@ static void setup_ac(struct board *b)
 }
 
 /* #AC with a misaligned stack in 64-bit mode: delivery aligns it. */
-BOARD_ASM(lab_ok_ac64, 64, "mov $100000, %ebp; 1: mov 0x30001, %eax; dec %ebp; jnz 1b; int $0x30; "
+BOARD_ASM(lab_ok_ac64, 64,
+	  "mov $100000, %ebp; 1: mov 0x30001, %eax; dec %ebp; jnz 1b; int $0x30; "
 	  ".org lab_ok_ac64 + 0x100; addq $7, 8(%rsp); add $8, %rsp; iretq; .org lab_ok_ac64 + 0x200; " LAB_DONE);
 static void setup_ac64(struct board *b)
 {
@@ -166,14 +181,15 @@ static void setup_db_ends(struct board *b)
 	board_put(b, BOARD_PT + 0x21 * 8, 0, 8);
 }
 
-/* ---- the rest ---------------------------------------------------------------------------------------------------------- */
+/* ---- the rest ----------------------------------------------------------------------------------- */
 
-QUIET(task, 32, BOARD_PROT32, "mov $50000, %ebp; 1: lcall $0x68, $0; dec %ebp; jnz 1b; " LAB_DONE
+QUIET(task, 32, BOARD_PROT32,
+      "mov $50000, %ebp; 1: lcall $0x68, $0; dec %ebp; jnz 1b; " LAB_DONE
       "; .org lab_ok_task + 0x100; 2: iret; jmp 2b",
-      board_put(b, BOARD_TSS2 + 0x20, BOARD_CODE + 0x100, 4); board_put(b, BOARD_TSS2 + 0x24, 2, 4);
-      board_put(b, BOARD_TSS2 + 0x38, BOARD_STACK3, 4); board_put(b, BOARD_TSS2 + 0x4c, SEL_CODE0, 4);
-      board_put(b, BOARD_TSS2 + 0x48, SEL_DATA0, 4); board_put(b, BOARD_TSS2 + 0x50, SEL_DATA0, 4);
-      board_put(b, BOARD_TSS2 + 0x54, SEL_DATA0, 4))
+      board_put(b, BOARD_TSS2 + 0x20, BOARD_CODE + 0x100, 4);
+      board_put(b, BOARD_TSS2 + 0x24, 2, 4); board_put(b, BOARD_TSS2 + 0x38, BOARD_STACK3, 4);
+      board_put(b, BOARD_TSS2 + 0x4c, SEL_CODE0, 4); board_put(b, BOARD_TSS2 + 0x48, SEL_DATA0, 4);
+      board_put(b, BOARD_TSS2 + 0x50, SEL_DATA0, 4); board_put(b, BOARD_TSS2 + 0x54, SEL_DATA0, 4))
 ROUNDS(smc, 100000, "incb 2f+1(%rip); 2: mov $0, %al", )
 ROUNDS(flush, 100000, "mov %cr3, %rax; mov %rax, %cr3", )
 
@@ -194,8 +210,14 @@ static int drive_stepped(struct board *b)
 	return 0;
 }
 
-#define DONE(name, id, text) { name, text, END_DONE, SIGN_STUCK, OPTIONS, setup_##id, NULL }
-#define WAITS(name, id, text) { name, text, END_QUIET, SIGN_STUCK, OPTIONS, setup_##id, NULL }
+#define DONE(name, id, text)                                                                                       \
+	{                                                                                                          \
+		name, text, END_DONE, SIGN_STUCK, OPTIONS, setup_##id, NULL                                        \
+	}
+#define WAITS(name, id, text)                                                                                      \
+	{                                                                                                          \
+		name, text, END_QUIET, SIGN_STUCK, OPTIONS, setup_##id, NULL                                       \
+	}
 static const struct lab_guest innocent[] = {
 	WAITS("ok-cli-jmp", cli_jmp, "CLI, then a jump to itself"),
 	WAITS("ok-hlt", hlt, "HLT with interrupts off"),
@@ -234,6 +256,7 @@ static const struct lab_guest innocent[] = {
 	DONE("ok-task", task, "task switches"),
 	DONE("ok-smc", smc, "code that changes itself"),
 	DONE("ok-flush", flush, "TLB flushes"),
-	{ "ok-stepped", "single-stepped by its monitor", END_DONE, SIGN_STUCK, OPTIONS, setup_stepped, drive_stepped },
+	{ "ok-stepped", "single-stepped by its monitor", END_DONE, SIGN_STUCK, OPTIONS, setup_stepped,
+	  drive_stepped },
 };
 LAB_FAMILY(innocent);

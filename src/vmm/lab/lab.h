@@ -85,7 +85,12 @@ const char *lab_end_name(enum lab_end end);
 /* Run one guest in this process. */
 void lab_run(const struct lab_guest *g, struct lab_result *r);
 
-/* Departures of the last contained run of a guest, for the plot; see plot.c. */
+/**
+ * lab_plot() - draw one attack
+ * @path: SVG file to write
+ *
+ * Return: 0, or an exit code after one line on stderr.
+ */
 int lab_plot(const struct lab_guest *g, const char *path);
 
 /* ---- what families share ------------------------------------------------------------------------------- */

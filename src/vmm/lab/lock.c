@@ -9,14 +9,14 @@
 #define COUNT "lock incq 0x30800; "
 #define FATAL "split-lock=fatal,split-lock-kill=efault"
 #define EXITS "bus-lock=exit"
-#define KILL "bus-lock=kill,split-lock-kill=efault"
+#define KILL  "bus-lock=kill,split-lock-kill=efault"
 
-#define STORM(name, text, more)                                  \
-	BOARD_ASM(lab_lock_##name, 64, "1: " text "; " COUNT "jmp 1b"); \
-	static void setup_##name(struct board *b)               \
-	{                                                       \
-		lab_cpu(b, BOARD_LONG64, lab_lock_##name);      \
-		more;                                           \
+#define STORM(name, text, more)                                                                                    \
+	BOARD_ASM(lab_lock_##name, 64, "1: " text "; " COUNT "jmp 1b");                                            \
+	static void setup_##name(struct board *b)                                                                  \
+	{                                                                                                          \
+		lab_cpu(b, BOARD_LONG64, lab_lock_##name);                                                         \
+		more;                                                                                              \
 	}
 STORM(add, "lock addl $1, 0x3003e", )
 STORM(add_user, "lock addl $1, 0x3003e", board_user(b, 0))
@@ -28,7 +28,7 @@ STORM(bts, "mov $0x1ff, %ecx; lock bts %ecx, 0x30002", )
 STORM(neg, "lock negw 0x3003f", )
 STORM(page, "lock addl $1, 0x30ffe", )
 
-/* ---- descriptors: the accessed and busy bits are set with a lock -------------------------------------------- */
+/* ---- descriptors: the accessed and busy bits are set with a lock -------------------------------- */
 
 /* A GDT that begins four bytes before a line's end: the descriptor of selector 0x40, at 0x3107c, crosses the next. */
 static void move_gdt(struct board *b)
@@ -43,10 +43,11 @@ static void move_gdt(struct board *b)
 }
 
 STORM(accessed, "movb $0x92, 0x31081; mov $0x40, %eax; mov %eax, %fs",
-      board_gdt(b, 0x40, board_desc(0, 0xfffff, 0x92, 0xc)); move_gdt(b))
+      board_gdt(b, 0x40, board_desc(0, 0xfffff, 0x92, 0xc));
+      move_gdt(b))
 STORM(busy, "movb $0x89, 0x31081; mov $0x40, %eax; ltr %ax", move_gdt(b))
 
-/* ---- memory that is not write-back ---------------------------------------------------------------------------- */
+/* ---- memory that is not write-back -------------------------------------------------------------- */
 
 static void uncached(struct board *b)
 {
@@ -70,7 +71,7 @@ static void write_combining(struct board *b)
 
 STORM(wc, "lock addl $1, 0x50000", write_combining(b))
 
-/* ---- two processors at it ------------------------------------------------------------------------------------ */
+/* ---- two processors at it ----------------------------------------------------------------------- */
 
 static void setup_pair(struct board *b)
 {
@@ -85,7 +86,10 @@ static void setup_pair_mixed(struct board *b)
 	lab_cpu(b, BOARD_LONG64, lab_lock_uc);
 }
 
-#define ROW(name, id, end, options, text) { name, text, END_##end, SIGN_COUNT, options, setup_##id, NULL }
+#define ROW(name, id, end, options, text)                                                                          \
+	{                                                                                                          \
+		name, text, END_##end, SIGN_COUNT, options, setup_##id, NULL                                       \
+	}
 static const struct lab_guest lock[] = {
 	ROW("lock-split", add, KILL, FATAL, "split LOCK ADD at CPL 0"),
 	ROW("lock-split-user", add_user, KILL, FATAL, "split LOCK ADD at CPL 3"),

@@ -12,9 +12,9 @@
 #include "casement/casement.h"
 #endif
 
-#define WINDOW_MS (LAB_THRESHOLD * 1e3 / LAB_CRYSTAL_HZ)
-#define PATIENCE_MS 2000	/* for a contained run: a notify window is five */
-#define KICK_MS 20
+#define WINDOW_MS   (LAB_THRESHOLD * 1e3 / LAB_CRYSTAL_HZ)
+#define PATIENCE_MS 2000 /* for a contained run: a notify window is five */
+#define KICK_MS	    20
 #define INNOCENT_MS 60000
 /* Nothing but the guest itself stands in an uncontained attack's way. */
 #define BARE "intercepts=drop,split-lock=off,bus-lock=off,"
@@ -22,9 +22,11 @@
 const char *lab_end_name(enum lab_end end)
 {
 	static const char *const name[] = {
-		[END_NOTIFY] = "notify", [END_INTERCEPT] = "intercept", [END_SHUTDOWN] = "shutdown",
-		[END_KICK] = "kick", [END_EXIT] = "exit", [END_BUS_LOCK] = "bus-lock", [END_KILL] = "kill",
-		[END_DONE] = "-", [END_QUIET] = "-",
+		[END_NOTIFY] = "notify",     [END_INTERCEPT] = "intercept",
+		[END_SHUTDOWN] = "shutdown", [END_KICK] = "kick",
+		[END_EXIT] = "exit",	     [END_BUS_LOCK] = "bus-lock",
+		[END_KILL] = "kill",	     [END_DONE] = "-",
+		[END_QUIET] = "-",
 	};
 
 	return name[end];
@@ -40,7 +42,7 @@ static int set_options(const char *options, struct lab_result *r)
 #endif
 }
 
-/* ---- the other vCPUs ------------------------------------------------------------------------------------ */
+/* ---- the other vCPUs ---------------------------------------------------------------------------- */
 
 struct sibling {
 	struct board *b;
@@ -71,7 +73,7 @@ static void siblings_join(struct board *b, struct sibling *s)
 		pthread_join(s[i].thread, NULL);
 }
 
-/* ---- the board --------------------------------------------------------------------------------------------- */
+/* ---- the board ---------------------------------------------------------------------------------- */
 
 static int open_board(struct board *b, const struct lab_guest *g, const char *options, bool notify,
 		      struct lab_result *r)
@@ -122,7 +124,7 @@ static int enter(struct board *b, unsigned int ms)
 	return got;
 }
 
-/* ---- contained ------------------------------------------------------------------------------------------------ */
+/* ---- contained ---------------------------------------------------------------------------------- */
 
 static bool as_expected(const struct board *b, enum lab_end end, int got)
 {
@@ -170,7 +172,7 @@ static void run_contained(const struct lab_guest *g, struct lab_result *r)
 	board_destroy(&b);
 }
 
-/* ---- uncontained ------------------------------------------------------------------------------------------------ */
+/* ---- uncontained -------------------------------------------------------------------------------- */
 
 static u64 rip_of(struct board *b)
 {
@@ -246,7 +248,7 @@ static void run_bare(const struct lab_guest *g, struct lab_result *r)
 	board_destroy(&b);
 }
 
-/* ---- innocent ------------------------------------------------------------------------------------------------------ */
+/* ---- innocent ----------------------------------------------------------------------------------- */
 
 static void run_innocent(const struct lab_guest *g, struct lab_result *r)
 {
@@ -270,7 +272,8 @@ static void run_innocent(const struct lab_guest *g, struct lab_result *r)
 	else if (g->end == END_QUIET)
 		r->pass = got == -ETIMEDOUT;
 	else
-		r->pass = got == KVM_EXIT_IO && run->io.port == LAB_DONE_PORT && ((u8 *)run)[run->io.data_offset] == 1;
+		r->pass = got == KVM_EXIT_IO && run->io.port == LAB_DONE_PORT &&
+			  ((u8 *)run)[run->io.data_offset] == 1;
 	if (got == KVM_EXIT_NOTIFY)
 		snprintf(r->why, sizeof(r->why), "flagged by a notify exit");
 	else if (!r->pass)
@@ -290,7 +293,7 @@ void lab_run(const struct lab_guest *g, struct lab_result *r)
 		run_bare(g, r);
 }
 
-/* ---- what families share ---------------------------------------------------------------------------------------- */
+/* ---- what families share ------------------------------------------------------------------------ */
 
 void lab_wrapping_stack(struct board *b, int cpu, unsigned int cpl)
 {
@@ -298,8 +301,13 @@ void lab_wrapping_stack(struct board *b, int cpu, unsigned int cpl)
 
 	board_gdt(b, SEL_FREE, board_desc(LAB_WRAP_BASE, 0xffff, (u8)(0x93 | cpl << 5), 0));
 	board_get_sregs(b, cpu, &s);
-	s.ss = (struct kvm_segment){ .base = LAB_WRAP_BASE, .limit = 0xffff, .selector = (u16)(SEL_FREE | cpl),
-				     .type = 3, .present = 1, .s = 1, .dpl = (u8)cpl };
+	s.ss = (struct kvm_segment){ .base = LAB_WRAP_BASE,
+				     .limit = 0xffff,
+				     .selector = (u16)(SEL_FREE | cpl),
+				     .type = 3,
+				     .present = 1,
+				     .s = 1,
+				     .dpl = (u8)cpl };
 	board_set_sregs(b, cpu, &s);
 	board_stack(b, cpu, 0x8000);
 }
@@ -309,5 +317,6 @@ void lab_handler(struct board *b, unsigned int vector, u32 offset)
 	enum board_mode mode = b->cpu[0].mode;
 	bool lm = mode == BOARD_LONG64 || mode == BOARD_COMPAT32;
 
-	board_gate(b, mode, vector, lm ? SEL_CODE0_64 : SEL_CODE0, board_code_at(0) + offset, GATE_INT32, 3, lm ? 1 : 0);
+	board_gate(b, mode, vector, lm ? SEL_CODE0_64 : SEL_CODE0, board_code_at(0) + offset, GATE_INT32, 3,
+		   lm ? 1 : 0);
 }

@@ -140,7 +140,8 @@ static void setup_cr3(struct board *b)
 	lab_cpu(b, BOARD_LONG64, lab_tf_cr3);
 }
 
-BOARD_ASM(lab_tf_paging, 32, "mov $0x400000, %eax; mov %eax, %cr3; mov %cr0, %eax; or $0x80000000, %eax; mov %eax, %cr0; nop");
+BOARD_ASM(lab_tf_paging, 32,
+	  "mov $0x400000, %eax; mov %eax, %cr3; mov %cr0, %eax; or $0x80000000, %eax; mov %eax, %cr0; nop");
 static void setup_paging(struct board *b)
 {
 	lab_cpu(b, BOARD_PROT32, lab_tf_paging);
@@ -174,7 +175,10 @@ static void setup_lidt(struct board *b)
 	lab_cpu(b, BOARD_LONG64, lab_tf_lidt);
 }
 
-#define ROW(name, id, text) { name, text, END_SHUTDOWN, SIGN_EXITS, "", setup_##id, NULL }
+#define ROW(name, id, text)                                                                                        \
+	{                                                                                                          \
+		name, text, END_SHUTDOWN, SIGN_EXITS, "", setup_##id, NULL                                         \
+	}
 static const struct lab_guest shutdown[] = {
 	ROW("triple-idt-limit", idt_limit, "no gate within the limit of the IDT"),
 	ROW("triple-idt-unmapped", idt_unmapped, "an IDT that is not mapped"),
