@@ -37,6 +37,7 @@ extern "C" {
  * Return: a file descriptor, or -1 with errno:
  *
  *	======  ==========================================================
+ *	EINVAL  CASEMENT_OPTS or /etc/casement/opts says something that is not understood
  *	ENOSYS  the host CPU or kernel lacks something the engine needs
  *	EMFILE  too many open files in the process
  *	ENFILE  too many open files in the system
@@ -71,7 +72,9 @@ int casement_ioctl(int fd, unsigned long request, ...);
 /**
  * casement_mmap() - mmap(2) of a vCPU file descriptor
  *
- * As mmap(2). Page 0 is struct kvm_run, page 1 the port data, page 2 the coalesced MMIO ring, which is
+ * @addr, @length, @prot, @flags, @fd, @offset: as for mmap(2); other descriptors are passed on to it
+ *
+ * Page 0 is struct kvm_run, page 1 the port data, page 2 the coalesced MMIO ring, which is
  * one page per VM whatever vCPU it is mapped through. With plain mmap(2) page 2 is a private,
  * unused page of that vCPU; the rest is the same.
  *
@@ -101,8 +104,9 @@ int casement_dup(int oldfd, int newfd);
 
 /**
  * casement_sigaction() - sigaction(2) for programs whose threads call KVM_RUN
+ * @sig, @act, @old: as for sigaction(2)
  *
- * Same parameters and result as sigaction(2). The handler is called through a trampoline: if the signal
+ * Same result as sigaction(2). The handler is called through a trampoline: if the signal
  * arrives while the thread is inside the engine, the vCPU is stopped at its next instruction boundary
  * first and KVM_RUN returns EINTR after the handler. SIGSEGV, SIGBUS, SIGFPE, SIGILL and SIGTRAP
  * reach @act only when the engine did not cause them.
@@ -173,11 +177,14 @@ int casement_inject(int vm, const char *what, char *err, size_t err_size);
 
 /**
  * casement_is_ours() - is this descriptor one of the library's?
+ * @fd: any number; never touches errno
  */
 bool casement_is_ours(int fd);
 
 /**
  * casement_version() - version of the library, "major.minor.patch"
+ *
+ * Return: a constant string.
  */
 const char *casement_version(void);
 

@@ -55,7 +55,8 @@
 LITMUS(sb_plain, SB(""))
 LITMUS(sb_mfence, SB("	mfence\n"))
 LITMUS(sb_locked, SB("	lock addl $0, (%rsp)\n"))
-LITMUS(sb_xchg, PARTS2 "	mov $1, %eax\n	xchg %eax, (%r8)\n	mov (%r9), %eax\n	mov %eax, (%r10)\n	jmp 9f\n"
+LITMUS(sb_xchg, PARTS2 "	mov $1, %eax\n	xchg %eax, (%r8)\n	mov (%r9), %eax\n"
+	"	mov %eax, (%r10)\n	jmp 9f\n"
 	"11:	mov $1, %eax\n	xchg %eax, (%r9)\n	mov (%r8), %eax\n	mov %eax, 4(%r10)\n")
 
 /* MP: data, then flag; whoever sees the flag sees the data. */
@@ -69,7 +70,8 @@ LITMUS(lb, PARTS2 "	mov (%r8), %eax\n	movl $1, (%r9)\n	mov %eax, (%r10)\n	jmp 9f
 /* IRIW: two writers, two readers, who may not disagree about the order. */
 LITMUS(iriw, PARTS4 "	movl $1, (%r8)\n	jmp 9f\n"
 	"11:	movl $1, (%r9)\n	jmp 9f\n"
-	"12:	mov (%r8), %eax\n	mov (%r9), %ebx\n	mov %eax, (%r10)\n	mov %ebx, 4(%r10)\n	jmp 9f\n"
+	"12:	mov (%r8), %eax\n	mov (%r9), %ebx\n	mov %eax, (%r10)\n"
+	"	mov %ebx, 4(%r10)\n	jmp 9f\n"
 	"13:	mov (%r9), %eax\n	mov (%r8), %ebx\n	mov %eax, 8(%r10)\n	mov %ebx, 12(%r10)\n")
 
 static const uint32_t *answer(const struct smp *s, unsigned int round)
@@ -91,8 +93,8 @@ static unsigned int count(const struct smp *s, bool (*match)(const uint32_t *))
 	return n;
 }
 
-static void litmus(const char *name, int n, const uint8_t *begin, const uint8_t *end, bool (*match)(const uint32_t *),
-		   bool allowed)
+static void litmus(const char *name, int n, const uint8_t *begin, const uint8_t *end,
+		   bool (*match)(const uint32_t *), bool allowed)
 {
 	struct smp s;
 	unsigned int hits;

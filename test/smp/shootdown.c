@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Translations that must be gone: after KVM_SET_USER_MEMORY_REGION has returned no vCPU may use the old memory, and
- * after the guest's own shootdown (page-table entry, IPI, INVLPG, acknowledgement) nobody may use the old page, while the
- * memory map changes underneath.
+ * after the guest's own shootdown (page-table entry, IPI, INVLPG, acknowledgement) nobody may use the old page,
+ * while the memory map changes underneath.
  */
 #include "smp.h"
 

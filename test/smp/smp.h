@@ -78,7 +78,8 @@ static inline void set_gate(struct smp *s, unsigned int vector, uint64_t rip)
 
 static inline void set_long_mode(struct smp *s, int n, uint64_t rip)
 {
-	struct kvm_segment code = { .limit = 0xffffffff, .selector = 8, .type = 11, .s = 1, .present = 1, .l = 1, .g = 1 };
+	struct kvm_segment code = { .limit = 0xffffffff, .selector = 8, .type = 11, .s = 1, .present = 1, .l = 1,
+				    .g = 1 };
 	struct kvm_segment data = { .limit = 0xffffffff, .selector = 16, .type = 3, .s = 1, .present = 1, .db = 1,
 				    .g = 1 };
 	struct kvm_regs r = { .rip = rip, .rsp = STACKS + 0x1000 * (unsigned int)(n + 1), .rflags = 2,
