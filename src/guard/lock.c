@@ -113,7 +113,7 @@ static enum lock_answer split(struct vcpu *v, gva_t la)
 
 	if (verdict == SLD_R)
 		return LOCK_RUN;
-	if (legacy_check(v))
+	if (legacy_check(v)) /* no departure: the guest asked for alignment checks; give_ac() and kill() record */
 		return LOCK_AC;
 	if (verdict == SLD_H)
 		return intercept(v, la);
@@ -270,6 +270,7 @@ enum lock_answer guard_hardware_ac(struct vcpu *v)
 {
 	u32 mode = guard_of(v)->opt.split_lock;
 
+	/* no departure: whoever injects the #AC records it, and kill() the end */
 	if (mode == SPLIT_LOCK_NONE || legacy_check(v))
 		return LOCK_AC;
 	if (mode == SPLIT_LOCK_WARN)

@@ -76,7 +76,7 @@ static void undo_nmi_unblock(struct vcpu *v, u64 qual, bool vectoring)
 		return;
 	if (vectoring && guard_strict(g))
 		return;
-	v->nmi_masked = true;
+	v->nmi_masked = true; /* no departure: undone, as it was before the exit */
 }
 
 /*

@@ -132,7 +132,7 @@ static void exception_out(struct kvm_vcpu *k, struct kvm_vcpu_events *e)
 	struct event *x = &v->inj;
 	bool injected = is_exception(&v->inj);
 
-	/* A trap waiting for its boundary is a pending #DB to the API. */
+	/* A trap waiting for its boundary is a pending #DB to the API (no departure: the same event). */
 	if (v->pending_db && !v->pending.valid) {
 		v->pending = (struct event){ .valid = true, .vector = EXC_DB, .type = EVENT_HARD_EXC,
 					     .has_payload = true, .payload = v->pending_db };
@@ -195,6 +195,7 @@ static void exception_in(struct kvm_vcpu *k, const struct kvm_vcpu_events *e, bo
 		.has_payload = pending && e->exception_has_payload, .payload = e->exception_payload,
 	};
 
+	/* no departure: state that user space writes */
 	v->pending.valid = false;
 	v->pending_db = 0;
 	if (x.vector == EXC_BP || x.vector == EXC_OF)
@@ -231,6 +232,7 @@ static int triple_fault_in(struct kvm_vcpu *k, bool pending)
 {
 	if (!k->vm->triple_fault_event)
 		return -EINVAL;
+	/* no departure: serve() records it when it takes effect */
 	k->triple_fault = k->triple_by_user = pending;
 	k->triple_for_l2 = pending && k->v->nonroot;
 	if (pending)
@@ -262,6 +264,7 @@ int events_set(struct kvm_vcpu *k, const struct kvm_vcpu_events *e)
 	    k->mp_state == KVM_MP_STATE_INIT_RECEIVED)
 		return -EINVAL;
 	events_sync(k);
+	/* no departure: state that user space writes */
 	v->inj.valid = false;
 	if (e->interrupt.injected)
 		v->inj = (struct event){ .valid = true, .sure = true, .vector = e->interrupt.nr,
@@ -351,6 +354,7 @@ long vcpu_interrupt(struct kvm_vcpu *k, u64 arg, void *buf)
 		return -EINVAL;
 	if (irqchip_mode(&k->vm->m) != IRQCHIP_NONE)
 		return irq_queue_extint(k->v, (u8)i->irq);
+	/* no departure: user space is the interrupt controller */
 	k->v->inj = (struct event){ .valid = true, .vector = (u8)i->irq, .type = EVENT_INTR };
 	vcpu_request(k->v, REQ_EVENT);
 	return 0;

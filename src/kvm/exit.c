@@ -128,6 +128,7 @@ static int exit_internal(struct kvm_vcpu *k)
 	if (run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION) {
 		/* flags, then the bytes: see struct kvm_run's emulation_failure */
 		STAT_INC(k, insn_emulation_fail);
+		guard_depart(v, v->internal.suberror ? DEP_EMULATION : DEP_INTERNAL, v->insn_rip);
 		run->emulation_failure.flags = KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES;
 		run->emulation_failure.insn_size = (u8)code_bytes(k, run->emulation_failure.insn_bytes);
 		run->emulation_failure.ndata = 3;
@@ -161,7 +162,7 @@ static int exit_notify(struct kvm_vcpu *k)
 	case NOTIFY_VERDICT_TELL:
 		k->run->notify.flags = invalid ? KVM_NOTIFY_CONTEXT_INVALID : 0;
 		return 0;
-	case NOTIFY_VERDICT_ERROR:
+	case NOTIFY_VERDICT_ERROR: /* no departure: guard_notify_exit() recorded it */
 		k->run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
 		return exit_internal(k);
 	default:

@@ -34,6 +34,7 @@ bool lock_bus_done(struct vcpu *v)
 
 static int exit_killed(struct kvm_vcpu *k)
 {
+	/* no departure: recorded where it was decided, src/guard/lock.c */
 	if (k->vm->guard.opt.split_lock_kill == SPLIT_LOCK_KILL_EFAULT)
 		return -EFAULT;
 	memset(&k->run->ex, 0, sizeof(k->run->ex));
@@ -110,6 +111,7 @@ int lock_serve_ac(struct kvm_vcpu *k)
 
 	if (!atomic_exchange(&k->guard.lock.inject_ac, false))
 		return 1;
+	guard_depart(v, DEP_INJECT_AC, 0);
 	switch (guard_hardware_ac(v)) {
 	case LOCK_AC:
 		v->pending = (struct event){ .valid = true, .vector = EXC_AC, .type = EVENT_HARD_EXC,

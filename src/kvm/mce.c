@@ -85,6 +85,7 @@ static long set_uncorrected(struct kvm_vcpu *k, const struct kvm_x86_mce *m, u64
 	struct vcpu *v = k->v;
 
 	if ((*slot(k, MSR_SLOT_MCG_STATUS) & MCG_STATUS_MCIP) || !(v->cr4 & CR4_MCE)) {
+		/* no departure: a shutdown is what the processor itself does */
 		k->triple_fault = true;
 		vcpu_request(v, REQ_TRIPLE);
 		return 0;

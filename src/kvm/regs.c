@@ -218,6 +218,7 @@ int sregs_set(struct kvm_vcpu *k, const struct kvm_sregs *s)
 	for (u32 n = 0; n < 256; n++) {
 		if (!(s->interrupt_bitmap[n / 64] >> (n % 64) & 1))
 			continue;
+		/* no departure: state that user space writes */
 		k->v->inj = (struct event){ .valid = true, .vector = (u8)n, .type = EVENT_INTR };
 		vcpu_request(k->v, REQ_EVENT);
 		break;

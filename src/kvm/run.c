@@ -217,6 +217,7 @@ static bool refuse_entry(struct kvm_vcpu *k)
 {
 	if (!k->guard.context_invalid || !guard_strict(&k->vm->guard))
 		return false;
+	guard_depart(k->v, DEP_ENTRY_REFUSED, 0);
 	k->run->fail_entry.hardware_entry_failure_reason = ENTRY_FAILED_INVALID_STATE;
 	k->run->fail_entry.cpu = 0;
 	exit_reason(k, KVM_EXIT_FAIL_ENTRY);

@@ -194,6 +194,7 @@ long vcpu_set_guest_debug(struct kvm_vcpu *k, u64 arg, void *buf)
 
 		if (debug_event_pending(k))
 			return -EBUSY;
+		/* no departure: user space asked for it */
 		v->pending = (struct event){ .valid = true, .vector = db ? EXC_DB : EXC_BP,
 					     .type = db ? EVENT_HARD_EXC : EVENT_SOFT_EXC };
 	}

@@ -47,8 +47,8 @@ static int set_window(struct accel *a, const char *val)
 	for (; *p >= '0' && *p <= '9' && n <= 0xffffffffu; p++)
 		n = n * 10 + (u64)(*p - '0');
 	if (*p || p == val || n > 0xffffffffu)
-		return vmm_error(EXIT_USAGE, "--accel: notify-window=%s: not a number of crystal clocks from 0 to 4294967295",
-				 val);
+		return vmm_error(EXIT_USAGE,
+				 "--accel: notify-window=%s: not a number of crystal clocks from 0 to 4294967295", val);
 	a->window = (u32)n;
 	a->window_given = true;
 	return 0;
@@ -91,7 +91,8 @@ static int set_key(struct accel *a, const char *key, const char *val)
 		return 0;
 	}
 	return vmm_error(EXIT_USAGE,
-			 "--accel: %s has no key '%s'; there are notify-vmexit, notify-window, notify-invalid, bus-lock, device",
+			 "--accel: %s has no key '%s'; there are notify-vmexit, notify-window, notify-invalid, "
+			 "bus-lock, device",
 			 a->name, key);
 }
 
@@ -167,7 +168,8 @@ static int apply_notify(struct vm *vm, const struct accel *a)
 	rc = enable_cap(vm, KVM_CAP_X86_NOTIFY_VMEXIT, arg);
 	if (rc)
 		return vmm_error(EXIT_HOST, "%s: notify VM exits with a window of %u: %s", vm->kvm->name, a->window,
-				 rc == -EINVAL ? "refused; the administrator may allow smaller windows only" : strerror(-rc));
+				 rc == -EINVAL ? "refused; the administrator may allow smaller windows only" :
+						 strerror(-rc));
 	vm->notify_mode = a->mode;
 	return 0;
 }
@@ -180,7 +182,7 @@ static int apply_invalid(struct vm *vm, const struct accel *a)
 	if (a->invalid == NOTIFY_INVALID_STOP)
 		return 0;
 	if (!vmm_cap(vm, KVM_CAP_X86_TRIPLE_FAULT_EVENT))
-		return vmm_error(EXIT_HOST, "%s: this KVM cannot be asked for a triple fault, which notify-invalid needs",
+		return vmm_error(EXIT_HOST, "%s: this KVM takes no triple fault from us, which notify-invalid needs",
 				 vm->kvm->name);
 	rc = enable_cap(vm, KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1);
 	return rc ? vmm_error(EXIT_HOST, "KVM_CAP_X86_TRIPLE_FAULT_EVENT: %s", strerror(-rc)) : 0;

@@ -19,7 +19,8 @@ static unsigned int level(struct vcpu *v)
 	if (!s)
 		return l;
 	s->size = (u32)size;
-	if (!call_ioctl(v->vm->kvm, v->fd, KVM_GET_NESTED_STATE, (unsigned long)s) && (s->flags & KVM_STATE_NESTED_GUEST_MODE))
+	if (!call_ioctl(v->vm->kvm, v->fd, KVM_GET_NESTED_STATE, (unsigned long)s) &&
+	    (s->flags & KVM_STATE_NESTED_GUEST_MODE))
 		l = 2;
 	free(s);
 	return l;
@@ -35,7 +36,8 @@ static u64 rip_of(struct vcpu *v)
 static void describe(struct vcpu *v, bool invalid, unsigned int l, u64 n, char *buf, size_t size)
 {
 	snprintf(buf, size,
-		 "cpu %u: notify VM exit, no event window within the notify window: context %s, L%u, RIP 0x%llx, %llu time%s",
+		 "cpu %u: notify VM exit, no event window within the notify window: "
+		 "context %s, L%u, RIP 0x%llx, %llu time%s",
 		 v->id, invalid ? "invalid" : "valid", l, (unsigned long long)rip_of(v), (unsigned long long)n,
 		 n == 1 ? "" : "s");
 }
