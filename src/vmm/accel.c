@@ -56,12 +56,19 @@ static int set_window(struct accel *a, const char *val)
 
 static int set_bus_lock(struct accel *a, const char *val)
 {
-	static const char *const names[] = { "off", "count" };
-	unsigned int at = 0;
-	int rc = choose("bus-lock", val, names, ARRAY_SIZE(names), &at);
+	static const char *const names[] = { "off", "count", "exit", "kill", "ratelimit=N" };
+	const char *n = val + sizeof("ratelimit");
+	u64 limit = 0;
 
-	a->bus_lock = at;
-	return rc;
+	if (strncmp(val, "ratelimit=", 10) && strncmp(val, "ratelimit:", 10))
+		return choose("bus-lock", val, names, ARRAY_SIZE(names) - 1, &a->bus_lock);
+	a->bus_lock = VMM_BUS_LOCK_RATELIMIT;
+	for (; *n >= '0' && *n <= '9' && limit <= 0xffffffffu; n++)
+		limit = limit * 10 + (u64)(*n - '0');
+	if (*n || !limit || limit > 0xffffffffu)
+		return vmm_error(EXIT_USAGE, "--accel: bus-lock=%s: not a number of bus locks a second", val);
+	a->bus_lock_limit = (u32)limit;
+	return 0;
 }
 
 static int pass_on(struct accel *a, const char *key, const char *val)
@@ -195,7 +202,9 @@ static int apply_bus_lock(struct vm *vm, const struct accel *a)
 	if (!vmm_cap(vm, KVM_CAP_X86_BUS_LOCK_EXIT) ||
 	    enable_cap(vm, KVM_CAP_X86_BUS_LOCK_EXIT, KVM_BUS_LOCK_DETECTION_EXIT))
 		return vmm_error(EXIT_HOST, "%s: this KVM has no bus-lock exits", vm->kvm->name);
-	vm->bus_lock_exit = true;
+	vm->bus_lock.mode = a->bus_lock;
+	vm->bus_lock.limit = a->bus_lock_limit;
+	pthread_mutex_init(&vm->bus_lock.mutex, NULL);
 	return 0;
 }
 

@@ -11,11 +11,13 @@
 enum notify_mode { NOTIFY_MODE_RUN, NOTIFY_MODE_ERROR, NOTIFY_MODE_DISABLE };
 enum notify_invalid { NOTIFY_INVALID_STOP, NOTIFY_INVALID_SHUTDOWN_L2, NOTIFY_INVALID_SHUTDOWN_VM };
 
+enum vmm_bus_lock { VMM_BUS_LOCK_OFF, VMM_BUS_LOCK_COUNT, VMM_BUS_LOCK_EXIT, VMM_BUS_LOCK_KILL, VMM_BUS_LOCK_RATELIMIT };
+
 /**
  * struct accel - what --accel said
  * @options: the engine's options, comma-separated
  * @mode_given, @window_given, @invalid_given: said, not defaulted: a KVM that cannot is an error
- * @bus_lock: count bus locks by KVM's exits (real KVM only; the engine counts by itself)
+ * @bus_lock: what to do with KVM's bus-lock exits (the software processor has an option of that name)
  */
 struct accel {
 	char name[32];
@@ -24,7 +26,9 @@ struct accel {
 	enum notify_mode mode;
 	enum notify_invalid invalid;
 	u32 window;
-	bool mode_given, window_given, invalid_given, bus_lock;
+	bool mode_given, window_given, invalid_given;
+	enum vmm_bus_lock bus_lock;
+	u32 bus_lock_limit;
 };
 
 struct vm;

@@ -267,7 +267,7 @@ static void dispatch(struct vcpu *v)
 		vmm_exit_notify(v);
 		break;
 	case KVM_EXIT_X86_BUS_LOCK:
-		atomic_fetch_add(&v->vm->bus_lock_count, 1);
+		vmm_bus_locked(v);
 		break;
 	case KVM_EXIT_EXCEPTION:
 		if (run->ex.exception == 17) {
@@ -283,9 +283,9 @@ static void dispatch(struct vcpu *v)
 /* KVM can report a bus lock on top of any other exit, as a flag. */
 static void note_bus_lock(struct vcpu *v)
 {
-	if (v->vm->bus_lock_exit && (v->run->flags & KVM_RUN_X86_BUS_LOCK) &&
+	if (v->vm->bus_lock.mode && (v->run->flags & KVM_RUN_X86_BUS_LOCK) &&
 	    v->run->exit_reason != KVM_EXIT_X86_BUS_LOCK)
-		atomic_fetch_add(&v->vm->bus_lock_count, 1);
+		vmm_bus_locked(v);
 }
 
 void *vmm_vcpu_thread(void *arg)

@@ -80,7 +80,12 @@ struct vm {
 	int exit_signal;
 	enum notify_mode notify_mode;
 	enum notify_invalid notify_invalid;
-	bool bus_lock_exit;
+	struct bus_lock_policy {
+		enum vmm_bus_lock mode;
+		u32 limit, n;	/* a second; in this one */
+		u64 since;
+		pthread_mutex_t mutex;
+	} bus_lock;
 	_Atomic u64 notify_count, bus_lock_count;
 
 	struct serial *serial;
@@ -152,6 +157,8 @@ void vmm_irq_msi(struct vm *vm, u64 addr, u32 data);
 int vmm_watch_departures(struct vm *vm);
 void vmm_log_departures(void *arg, u32 events);
 bool vmm_worth_telling(u64 n);
+/* buslock.c: KVM_EXIT_X86_BUS_LOCK, or the flag on another exit */
+void vmm_bus_locked(struct vcpu *v);
 /* notify.c: KVM_EXIT_NOTIFY */
 void vmm_exit_notify(struct vcpu *v);
 /* vcpu.c */
