@@ -57,6 +57,7 @@ struct check {
 		      F(GUEST_ACTIVITY_STATE) == ACTIVITY_HLT)
 #define STEPPING ((F(GUEST_RFLAGS) & FLAG_TF) && !(F(GUEST_IA32_DEBUGCTL) & 2))
 #define LINKED (F(VMCS_LINK_POINTER) != VMCS_NONE)
+#define LINK_READABLE (LINKED && !(F(VMCS_LINK_POINTER) & 0xfff) && WITHIN(F(VMCS_LINK_POINTER)))
 #define PAE_PAGING ((F(GUEST_CR0) & CR0_PG) && (F(GUEST_CR4) & CR4_PAE) && !ENTRY(IA32E))
 
 static u64 vtpr(const struct check *c)
