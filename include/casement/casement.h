@@ -130,6 +130,15 @@ int casement_sigaction(int sig, const struct sigaction *act, struct sigaction *o
 int casement_set_options(const char *list, char *err, size_t n);
 
 /**
+ * casement_describe_option() - what options there are
+ * @n: 0, 1, 2, …
+ * @buf, @size: "KEY=a|b (default a): what it is"
+ *
+ * Return: the text's length; 0: there is no option @n.
+ */
+int casement_describe_option(unsigned int n, char *buf, size_t size);
+
+/**
  * casement_get_option() - the value an option has in a VM now
  * @vm: VM file descriptor
  * @key: as in casement_set_options(); "notify-threshold" is the processor's internal constant
@@ -168,7 +177,7 @@ int casement_departures(int vm, enum casement_format format);
  * @vm: VM file descriptor
  * @what: one injection, or several joined by '+', see doc/injection.md:
  *	"wedge:VCPU:TICKS", "wedge:VCPU:notify", "f00f:VCPU", "context-invalid:flag", "context-invalid:corrupt",
- *	"nmi-unblock", "mce:VCPU[:STATUS]", "poison:GPA", "ioctl:NAME:ERRNO:N"
+ *	"nmi-unblock", "mce:VCPU[:STATUS]", "split-ac:VCPU", "poison:GPA", "ioctl:NAME:ERRNO:N"
  * @err, @err_size: on failure one line; may be NULL, 0
  *
  * Return: 0, or -1 with errno: EBADF not a VM; EINVAL not understood or no such vCPU.

@@ -12,7 +12,7 @@
 /* ---- the language ------------------------------------------------------------------------------------ */
 
 #define ACCEPTED "wedge:VCPU:TICKS|notify, f00f:VCPU, context-invalid:flag|corrupt, nmi-unblock, " \
-		 "mce:VCPU[:STATUS], poison:GPA, ioctl:NAME:ERRNO:N"
+		 "mce:VCPU[:STATUS], split-ac:VCPU, poison:GPA, ioctl:NAME:ERRNO:N"
 #define FIELDS 4
 #define MCI_DEFAULT 0xbd80000000000134ull /* valid, uncorrected, enabled, MISC, ADDR, S, AR: data load */
 
@@ -123,6 +123,10 @@ static bool parse_piece(const struct piece *p, struct injection *out)
 		return parse_ioctl(p, out);
 	if (!strcmp(what, "f00f")) {
 		out->kind = INJECT_F00F;
+		return p->n == 2 && vcpu_number(p->field[1], &out->vcpu);
+	}
+	if (!strcmp(what, "split-ac")) {
+		out->kind = INJECT_SPLIT_AC;
 		return p->n == 2 && vcpu_number(p->field[1], &out->vcpu);
 	}
 	if (!strcmp(what, "context-invalid")) {

@@ -8,12 +8,12 @@
 
 #include "base/types.h"
 
-enum inject_kind { INJECT_WEDGE, INJECT_F00F, INJECT_CONTEXT, INJECT_NMI_UNBLOCK, INJECT_MCE, INJECT_POISON,
+enum inject_kind { INJECT_WEDGE, INJECT_F00F, INJECT_CONTEXT, INJECT_NMI_UNBLOCK, INJECT_MCE, INJECT_SPLIT_AC, INJECT_POISON,
 		   INJECT_IOCTL };
 
 /**
  * struct injection - one piece of the language
- * @vcpu: of INJECT_WEDGE, INJECT_F00F, INJECT_MCE
+ * @vcpu: of INJECT_WEDGE, INJECT_F00F, INJECT_MCE, INJECT_SPLIT_AC
  * @val: crystal ticks (0: until the notify exit); corrupt or not; MCi_STATUS; guest-physical address; which call
  * @request, @error: of INJECT_IOCTL
  */

@@ -389,7 +389,7 @@ int guard_opts_get(const struct guard_opts *o, const char *key, char *buf, size_
 
 int guard_opts_help(unsigned int row, char *buf, size_t n)
 {
-	const struct row *r = &rows[row];
+	const struct row *r = rows + row;
 	const char *name;
 	size_t len;
 

@@ -73,6 +73,11 @@ PUBLIC int casement_change_option(int vm, const char *option)
 	return (int)ret(with_vm(vm, change_option, (void *)option));
 }
 
+PUBLIC int casement_describe_option(unsigned int n, char *buf, size_t size)
+{
+	return guard_opts_help(n, buf, size);
+}
+
 static long departures(struct kvm_vm *vm, void *ctx)
 {
 	return departures_pipe(vm, *(enum casement_format *)ctx == CASEMENT_TEXT);

@@ -77,6 +77,10 @@ static int apply_vcpu(struct kvm_vcpu *k, const struct injection *i)
 	case INJECT_F00F:
 		k->guard.f00f = k->v->event_begins = true;
 		return 0;
+	case INJECT_SPLIT_AC:
+		k->guard.lock.inject_ac = true;
+		vcpu_request(k->v, REQ_KVM);
+		return 0;
 	case INJECT_MCE:
 		k->guard.mce = i->val;
 		vcpu_request(k->v, REQ_KVM);
@@ -112,7 +116,7 @@ static int apply_vm(struct kvm_vm *vm, const struct injection *i)
 
 static bool about_vcpu(const struct injection *i)
 {
-	return i->kind == INJECT_WEDGE || i->kind == INJECT_F00F || i->kind == INJECT_MCE;
+	return i->kind == INJECT_WEDGE || i->kind == INJECT_F00F || i->kind == INJECT_MCE || i->kind == INJECT_SPLIT_AC;
 }
 
 static int apply(struct kvm_vm *vm, const struct injection *i)

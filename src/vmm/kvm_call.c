@@ -58,6 +58,7 @@ static const struct kvm_call soft = {
 	.sigaction = casement_sigaction,
 	.set_options = casement_set_options,
 	.departures = soft_departures,
+	.describe_option = casement_describe_option,
 };
 #endif
 

@@ -12,7 +12,7 @@
  *
  * Every function behaves like the system call of its name: -1 and errno on failure. @sigaction is for the
  * signal that interrupts KVM_RUN. The others are the software processor's only, else NULL: @set_options is
- * casement_set_options(), @departures gives a descriptor with a line of text for each departure of a VM.
+ * casement_set_options(), @describe_option casement_describe_option(), @departures gives a descriptor with a line of text for each departure of a VM.
  */
 struct kvm_call {
 	const char *name;
@@ -25,6 +25,7 @@ struct kvm_call {
 	int (*sigaction)(int sig, const struct sigaction *act, struct sigaction *old);
 	int (*set_options)(const char *list, char *err, size_t n);
 	int (*departures)(int vm);
+	int (*describe_option)(unsigned int n, char *buf, size_t size);
 };
 
 /**

@@ -21,11 +21,26 @@ static const struct command {
 	{ "help", cmd_help, "print this text" },
 };
 
+static int help_options(void)
+{
+	const struct kvm_call *engine = kvm_call_find("casement");
+	char line[512];
+
+	if (!engine)
+		return vmm_error(EXIT_USAGE, "this program has no engine");
+	for (unsigned int i = 0; engine->describe_option(i, line, sizeof(line)); i++)
+		printf("%s\n", line);
+	return 0;
+}
+
 int cmd_help(int argc, char **argv)
 {
+	if (argc && !strcmp(argv[0], "options"))
+		return help_options();
 	printf("usage: casement COMMAND [options]\n\n");
 	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
 		printf("  %-8s %s\n", commands[i].name, commands[i].help);
+	printf("\ncasement help options lists what --accel casement,KEY=VALUE,... and CASEMENT_OPTS take.\n");
 	return 0;
 }
 
