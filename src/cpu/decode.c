@@ -659,6 +659,19 @@ static int undefined(struct decode *d)
 	return 0;
 }
 
+/* In real mode SYSENTER and SYSEXIT are #GP, not #UD. [SDM2B "SYSENTER", "Real-Address Mode Exceptions"] */
+static ZyanStatus decode_real(ZydisDecoder *dec, const struct decode *d, unsigned int avail, struct work *w)
+{
+	ZyanStatus st;
+
+	dec->machine_mode = ZYDIS_MACHINE_MODE_LEGACY_16;
+	st = ZydisDecoderDecodeFull(dec, d->bytes, avail, &w->zi, w->op);
+	if (ZYAN_SUCCESS(st) && w->zi.mnemonic != ZYDIS_MNEMONIC_SYSENTER &&
+	    w->zi.mnemonic != ZYDIS_MNEMONIC_SYSEXIT)
+		return ZYDIS_STATUS_DECODING_ERROR;
+	return st;
+}
+
 int insn_decode(const struct vcpu *v, const u8 *bytes, unsigned int avail, unsigned int csz,
 		struct decode *d)
 {
@@ -675,6 +688,8 @@ int insn_decode(const struct vcpu *v, const u8 *bytes, unsigned int avail, unsig
 	d->len = 1;
 	decoder_init(&dec, v, csz);
 	st = ZydisDecoderDecodeFull(&dec, d->bytes, avail, &w.zi, w.op);
+	if (!ZYAN_SUCCESS(st) && dec.machine_mode == ZYDIS_MACHINE_MODE_REAL_16)
+		st = decode_real(&dec, d, avail, &w);
 	if (st == ZYDIS_STATUS_NO_MORE_DATA)
 		return avail == 15 ? -E2BIG : -EAGAIN;
 	if (st == ZYDIS_STATUS_INSTRUCTION_TOO_LONG)

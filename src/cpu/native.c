@@ -365,6 +365,8 @@ static bool make_stub(struct stub *s)
 	return ok && !emit_full(&s->e);
 }
 
+bool (*native_test_bind)(struct vcpu *v, const struct decode *d, struct insn *rec);
+
 int native_bind(struct vcpu *v, const struct decode *d, struct insn *rec)
 {
 	struct native *n = v->native;
@@ -372,6 +374,8 @@ int native_bind(struct vcpu *v, const struct decode *d, struct insn *rec)
 
 	n->stats.binds++;
 	rec->fn = n->entry_op;
+	if (unlikely(native_test_bind) && native_test_bind(v, d, rec))
+		return 0;
 	if (insn_rows[rec->id].traits & T_NOP) {
 		rec->fn = n->entry_nop;
 		return 0;

@@ -102,3 +102,5 @@ int native_failed(struct vcpu *v, const struct insn *i);
 
 /* For the test that a wrong renamer is caught: swaps two host registers when set. */
 extern bool native_test_break_rename;
+/* Tests see every record before it is bound and may put a handler of their own in; true: rec->op runs it. */
+extern bool (*native_test_bind)(struct vcpu *v, const struct decode *d, struct insn *rec);

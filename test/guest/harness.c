@@ -260,6 +260,7 @@ static bool serve(struct board *b, enum cpu_stop stop)
 		serve_mmio(b);
 		break;
 	case CPU_STOP_BUS_LOCK:
+	case CPU_STOP_MWAIT:
 		break;
 	case CPU_STOP_HLT:
 		fail(b, "HLT", 0);
@@ -325,6 +326,17 @@ static bool board_memory(struct board *b, const u8 *image)
 	       !mem_set_slot(&b->m.mem, 0, 3, MEMSLOT_READONLY, ROM_GPA, GUEST_IMAGE, rom);
 }
 
+/* What KVM leaves to user space to show. */
+static void opt_in(struct vcpu *v)
+{
+	for (unsigned int k = 0; k < v->ncpuid; k++) {
+		if (v->cpuid[k].function == 1)
+			v->cpuid[k].ecx |= 1u << 3 | 1u << 5; /* MONITOR, VMX */
+		else if (v->cpuid[k].function == 7 && !v->cpuid[k].index)
+			v->cpuid[k].ecx |= 1u << 5; /* WAITPKG */
+	}
+}
+
 static bool board_start(struct board *b, const u8 *image)
 {
 	if (machine_init(&b->m, &bus, b))
@@ -337,6 +349,7 @@ static bool board_start(struct board *b, const u8 *image)
 	if (!b->v)
 		return false;
 	b->v->ncpuid = cpuid_supported(b->v->cpuid, CPUID_ENTRIES_MAX);
+	opt_in(b->v);
 	cpuid_adopt(b->v);
 	vcpu_reset(b->v, false);
 	return true;
