@@ -536,6 +536,7 @@ struct machine {
 	_Atomic u32 ack_seq;	/* futex: bumped when a vCPU leaves guest mode */
 	u64 quirks_disabled;	/* enum quirk: KVM_CAP_DISABLE_QUIRKS2 mask */
 	bool emulation_exits;	/* KVM_CAP_EXIT_ON_EMULATION_FAILURE */
+	bool nested_bus_lock_bit; /* L0 detects bus locks, and L1 sees the bit in exit reasons */
 	bool platform_info_denied; /* KVM_CAP_MSR_PLATFORM_INFO off: guest RDMSR is #GP */
 	struct tsc_sync tsc_sync;
 	struct irqchip *irq;	/* src/irq's */

@@ -133,9 +133,16 @@ bool cpu_bus_lock_boundary(struct vcpu *v)
 	const struct cpu_bus *bus = v->vm->bus;
 	u8 what = v->bus_lock;
 
+	/*
+	 * An exception of the same instruction goes first: a VM exit to L1 may come of it. The trap belongs to completed
+	 * instructions only.
+	 */
+	if (v->inj.valid) {
+		v->bus_lock &= BUS_LOCK_DONE;
+		return false;
+	}
 	v->bus_lock = 0;
-	/* The trap belongs to the completed instruction; one that faulted has none. */
-	if ((what & BUS_LOCK_TRAP) && !v->inj.valid)
+	if (what & BUS_LOCK_TRAP)
 		v->pending_db |= DR6_BLD;
 	if (!(what & BUS_LOCK_DONE) || !bus->bus_locked || !bus->bus_locked(v))
 		return false;

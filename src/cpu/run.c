@@ -190,11 +190,11 @@ static bool window_open(struct vcpu *v)
 /* Everything that happens between two instructions. False: v->stop is set. */
 static bool boundary(struct vcpu *v)
 {
-	if (unlikely(v->bus_lock) && cpu_bus_lock_boundary(v))
-		return false;
 	for (;;) {
 		enum choice c;
 
+		if (unlikely(v->bus_lock) && cpu_bus_lock_boundary(v))
+			return false;
 		if (!serve_requests(v))
 			return false;
 		c = choose_event(v);

@@ -157,8 +157,10 @@ long lock_enable_cap(struct kvm_vm *vm, u64 mode)
 	    mode == (KVM_BUS_LOCK_DETECTION_OFF | KVM_BUS_LOCK_DETECTION_EXIT))
 		return -EINVAL;
 	/* As in the kernel, nothing turns it off again, and nothing happens on a processor without detection. */
-	if ((mode & KVM_BUS_LOCK_DETECTION_EXIT) && lock_check_cap(vm))
+	if ((mode & KVM_BUS_LOCK_DETECTION_EXIT) && lock_check_cap(vm)) {
 		vm->guard.lock.exit = true;
+		vm->m.nested_bus_lock_bit = !guard_strict(&vm->guard);
+	}
 	return 0;
 }
 

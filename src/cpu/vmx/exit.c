@@ -222,11 +222,20 @@ static u32 event_info(const struct event *ev)
 	return ev->has_error ? info | (u32)INTR_INFO_ERROR : info;
 }
 
+/*
+ * L1 is not offered bus-lock detection. Linux all the same hands it the whole exit reason of an exit that it
+ * takes, bit 26 included.
+ */
+static u32 bus_lock_bit(const struct vcpu *v)
+{
+	return v->vm->nested_bus_lock_bit && (v->bus_lock & BUS_LOCK_DONE) ? (u32)BIT(26) : 0;
+}
+
 static void write_info(struct vcpu *v, const struct vmx_exit *e, const struct event *vectoring)
 {
 	struct vmx *x = v->vmx;
 
-	vmcs_put(x, VMCS_VM_EXIT_REASON, e->reason);
+	vmcs_put(x, VMCS_VM_EXIT_REASON, e->reason | bus_lock_bit(v));
 	vmcs_put(x, VMCS_EXIT_QUALIFICATION, e->qualification);
 	vmcs_put(x, VMCS_VM_EXIT_INTR_INFO, e->intr_info);
 	if (e->intr_info & INTR_INFO_ERROR)
