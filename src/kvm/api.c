@@ -17,7 +17,6 @@
 #include "kvm/sys.h"
 
 #define PUBLIC __attribute__((visibility("default")))
-#define DIRTY_RING_OFFSET (64u * PAGE_SIZE) /* KVM_DIRTY_LOG_PAGE_OFFSET */
 
 static _Atomic u32 process = 1;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;

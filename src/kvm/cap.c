@@ -103,6 +103,9 @@ static long enable_generic(struct kvm_vm *vm, const struct kvm_enable_cap *c)
 			return -EINVAL;
 		vm->dirty_protect = a;
 		return 0;
+	case KVM_CAP_DIRTY_LOG_RING:
+	case KVM_CAP_DIRTY_LOG_RING_ACQ_REL:
+		return memory_enable_rings(vm, a);
 	case KVM_CAP_HALT_POLL:
 		return c->flags || a != (u32)a ? -EINVAL : 0;
 	default:

@@ -103,7 +103,9 @@ static long vcpu_ioctl(void *obj, u32 request, u64 arg)
 	if (r)
 		return r;
 	pthread_mutex_lock(&k->mutex);
+	mem_ring_self = k->vm->dirty_ring_bytes ? &k->ring : NULL;
 	r = vcpu_dispatch(obj, request, arg);
+	mem_ring_self = NULL;
 	pthread_mutex_unlock(&k->mutex);
 	return r;
 }

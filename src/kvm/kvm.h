@@ -21,6 +21,9 @@
 #define MCE_BANKS 32 /* as in spec/msr.def */
 #define POISON_MAX 16	/* pages poisoned by fault injection */
 #define RUN_PAGES 3	  /* struct kvm_run, port data, coalesced ring */
+#define DIRTY_RING_OFFSET (KVM_DIRTY_LOG_PAGE_OFFSET * PAGE_SIZE)
+#define DIRTY_RING_RESERVED 64 /* entries for what is written until the vCPU has left */
+#define DIRTY_RING_BYTES_MAX (65536 * sizeof(struct kvm_dirty_gfn)) /* the kernel's KVM_DIRTY_RING_MAX_ENTRIES */
 #define PAGE_OFF_PIO 1
 #define PAGE_OFF_RING KVM_COALESCED_MMIO_PAGE_OFFSET
 #define SYNC_FIELDS (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS)
@@ -144,6 +147,7 @@ struct kvm_vm {
 	gpa_t tss_addr, identity_addr;
 	struct kvm_coalesced_mmio_ring *ring;
 	int ring_fd;		/* memfd of the ring page; the VM's own descriptor duplicates it */
+	u32 dirty_ring_bytes;	/* KVM_CAP_DIRTY_LOG_RING */
 	u64 dirty_protect;	/* KVM_DIRTY_LOG_MANUAL_* */
 	bool exception_payload, triple_fault_event;
 	u32 disable_exits, user_msr_mask;
@@ -175,6 +179,7 @@ struct kvm_vcpu {
 	u8 *pio_page;
 	int fd;			/* only while being created */
 	pthread_mutex_t mutex;
+	struct mem_ring ring;
 	u32 mp_state;
 	bool has_run;		/* CPUID is fixed from the first KVM_RUN on */
 	enum run_pending pending;
@@ -264,6 +269,12 @@ struct kvm_vcpu *vm_vcpu_by_id(struct kvm_vm *vm, u32 id);
 void vcpu_free(struct kvm_vcpu *k);
 /* Ask every vCPU of the VM for bits. */
 void vm_request_all(struct kvm_vm *vm, u32 bits);
+
+/* KVM_CAP_DIRTY_LOG_RING with rings of so many bytes. 0 or -errno. */
+int memory_enable_rings(struct kvm_vm *vm, u64 bytes);
+/* The new vCPU's ring, if the VM has any. 0 or -errno. */
+int memory_create_ring(struct kvm_vcpu *k);
+void memory_free_ring(struct kvm_vcpu *k);
 
 /* ---- guest state (regs.c, events.c, xstate.c, cpuid.c, msr.c, mce.c) ---------------------------------- */
 

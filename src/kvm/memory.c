@@ -7,6 +7,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+
+#include "kvm/sys.h"
 
 #define USER_SPACE_END 0x7ffffffff000ull
 #define SLOT_PAGES_MAX ((1ull << 31) - 1)
@@ -62,7 +65,7 @@ long vm_set_user_memory_region(struct kvm_vm *vm, u64 arg, void *buf)
 	vm_pause(&vm->m, NULL);
 	err = mem_set_slot(&vm->m.mem, slot_as(r->slot), slot_id(r->slot), r->flags,
 			   r->guest_phys_addr, r->memory_size, (hva_t)r->userspace_addr);
-	if (!err && !was && (vm->dirty_protect & KVM_DIRTY_LOG_INITIALLY_SET))
+	if (!err && !was && !vm->m.mem.rings && (vm->dirty_protect & KVM_DIRTY_LOG_INITIALLY_SET))
 		mark_all_dirty(vm, r);
 	vm_resume(&vm->m, NULL, REQ_TLB);
 	pthread_mutex_unlock(&vm->slots_lock);
@@ -97,6 +100,8 @@ static long get_dirty(struct kvm_vm *vm, const struct kvm_dirty_log *log)
 	int err;
 	struct memslot *s = logged_slot(vm, log->slot, &err);
 
+	if (vm->m.mem.rings)
+		return -ENXIO;
 	if (!s)
 		return err;
 	n = bitmap_bytes(s->npages);
@@ -130,6 +135,8 @@ static long clear_dirty(struct kvm_vm *vm, const struct kvm_clear_dirty_log *log
 	int err;
 	struct memslot *s;
 
+	if (vm->m.mem.rings)
+		return -ENXIO;
 	if (slot_as(log->slot) >= MEM_AS_NUM || slot_id(log->slot) >= MEM_SLOTS_MAX ||
 	    (log->first_page & 63))
 		return -EINVAL;
@@ -162,4 +169,73 @@ long vm_clear_dirty_log(struct kvm_vm *vm, u64 arg, void *buf)
 	r = clear_dirty(vm, buf);
 	pthread_mutex_unlock(&vm->slots_lock);
 	return r;
+}
+
+/* ---- dirty rings ------------------------------------------------------------------------------------------ */
+
+int memory_enable_rings(struct kvm_vm *vm, u64 bytes)
+{
+	int r = 0;
+
+	if (!bytes || (bytes & (bytes - 1)) || bytes < PAGE_SIZE ||
+	    bytes < DIRTY_RING_RESERVED * sizeof(struct kvm_dirty_gfn))
+		return -EINVAL;
+	if (bytes > DIRTY_RING_BYTES_MAX)
+		return -E2BIG;
+	pthread_mutex_lock(&vm->lock);
+	if (vm->dirty_ring_bytes || vm->created_vcpus)
+		r = -EINVAL;
+	if (!r) {
+		vm->dirty_ring_bytes = (u32)bytes;
+		vm->m.mem.rings = true;
+	}
+	pthread_mutex_unlock(&vm->lock);
+	return r;
+}
+
+/* The ring lies in the vCPU's file behind its other pages, where user space maps it. */
+int memory_create_ring(struct kvm_vcpu *k)
+{
+	u32 bytes = k->vm->dirty_ring_bytes;
+	struct mem_ring *r = &k->ring;
+	int err;
+
+	if (!bytes)
+		return 0;
+	err = sys_ftruncate(k->fd, DIRTY_RING_OFFSET + bytes);
+	if (err)
+		return err;
+	r->gfns = sys_mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, k->fd, DIRTY_RING_OFFSET);
+	if (!r->gfns)
+		return -ENOMEM;
+	r->size = bytes / (u32)sizeof(struct kvm_dirty_gfn);
+	r->soft_limit = r->size - DIRTY_RING_RESERVED;
+	r->request = &k->v->request;
+	r->request_bits = REQ_KVM;
+	if (!k->vm->m.mem.first_ring)
+		k->vm->m.mem.first_ring = r;
+	return 0;
+}
+
+void memory_free_ring(struct kvm_vcpu *k)
+{
+	if (k->ring.gfns)
+		sys_munmap(k->ring.gfns, k->vm->dirty_ring_bytes);
+	if (k->vm->m.mem.first_ring == &k->ring)
+		k->vm->m.mem.first_ring = NULL;
+}
+
+long vm_reset_dirty_rings(struct kvm_vm *vm, u64 arg, void *buf)
+{
+	long n = 0;
+
+	if (!vm->dirty_ring_bytes)
+		return -EINVAL;
+	pthread_mutex_lock(&vm->slots_lock);
+	vm_pause(&vm->m, NULL);
+	for (u32 i = 0; i < vm->m.nvcpus; i++)
+		n += mem_ring_reset(&vm->m.mem, &kvm_of(vm->m.vcpu[i])->ring);
+	vm_resume(&vm->m, NULL, n ? REQ_TLB : 0);
+	pthread_mutex_unlock(&vm->slots_lock);
+	return n;
 }

@@ -141,6 +141,8 @@ static int serve(struct kvm_vcpu *k)
 	}
 	if (k->guard.mce)
 		inject_mce(k);
+	if (mem_ring_full(&k->ring))
+		return exit_reason(k, KVM_EXIT_DIRTY_RING_FULL);
 	if (req & REQ_TRIPLE) {
 		clear_requests(v, REQ_TRIPLE);
 		if (k->triple_by_user)

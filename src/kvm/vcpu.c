@@ -15,6 +15,7 @@
 
 void vcpu_free(struct kvm_vcpu *k)
 {
+	memory_free_ring(k);
 	if (k->v) {
 		nested_destroy(k);
 		lapic_destroy(k->v);
@@ -61,6 +62,9 @@ static int vcpu_init(struct kvm_vcpu *k, u32 id)
 	if (!k->v)
 		return -errno;
 	k->v->owner = k;
+	r = memory_create_ring(k);
+	if (r)
+		return r;
 	nested_init(k);
 	guard_vcpu_init(&k->guard, &vm->guard, k->v);
 	if (!vm->guard.lock.offered)

@@ -203,8 +203,3 @@ long vm_create_device(struct kvm_vm *vm, u64 arg, void *buf)
 {
 	return -ENODEV;
 }
-
-long vm_reset_dirty_rings(struct kvm_vm *vm, u64 arg, void *buf)
-{
-	return -EINVAL;
-}

@@ -32,6 +32,7 @@ enum memslot_flags { /* the kernel's KVM_MEM_* values */
  * @id: slot number as user space named it
  * @flags: enum memslot_flags
  * @dirty: one bit per page, set by the engine's own writes; NULL unless MEMSLOT_LOG_DIRTY
+ * @rings: dirty pages are also told to a ring (then @dirty only says that they have been); NULL: no rings
  * @code_users: per page, bit n set = vCPU n holds decoded records of this page, so no vCPU may hold
  *	a fast write entry for it
  */
@@ -42,8 +43,28 @@ struct memslot {
 	u16 id;
 	u32 flags;
 	u64 *dirty;
+	const struct mem *rings;
 	_Atomic u64 *code_users;
 };
+
+/**
+ * struct mem_ring - the dirty pages of one vCPU in the order of their first write (KVM_CAP_DIRTY_LOG_RING)
+ * @gfns: shared with user space, which sets KVM_DIRTY_GFN_F_RESET in what it has collected
+ * @size: entries, a power of two; 0: there is no ring
+ * @soft_limit: from here on the vCPU must leave; what its last instruction writes still finds room
+ * @dirty: entries pushed so far
+ * @reset: entries given back so far; under the VM lock
+ * @request: word in which @request_bits are set when @soft_limit is reached
+ */
+struct mem_ring {
+	struct kvm_dirty_gfn *gfns;
+	u32 size, soft_limit;
+	_Atomic u32 dirty, reset;
+	_Atomic u32 *request;
+	u32 request_bits;
+};
+/* The ring of the vCPU that this thread runs; NULL: the first vCPU's takes what the thread writes. */
+extern _Thread_local struct mem_ring *mem_ring_self __attribute__((tls_model("initial-exec")));
 
 struct memslots; /* immutable sorted set, private to mem/ */
 
@@ -54,6 +75,7 @@ struct memslots; /* immutable sorted set, private to mem/ */
  * @by_id: slots by number; under the VM lock
  * @npages: pages in all slots; under the VM lock
  * @dirty_init_set: a new dirty log starts with every bit set (KVM_DIRTY_LOG_INITIALLY_SET)
+ * @rings, @first_ring: dirty pages go to rings; where those go that no vCPU wrote
  * @retired: what the previous slot change replaced; freed by the next one
  */
 struct mem {
@@ -61,7 +83,8 @@ struct mem {
 	_Atomic u64 generation;
 	struct memslot **by_id[MEM_AS_NUM];
 	u64 npages;
-	bool dirty_init_set;
+	bool dirty_init_set, rings;
+	struct mem_ring *first_ring;
 	struct {
 		struct memslots *set;
 		struct memslot *slot;
@@ -128,11 +151,30 @@ static inline bool memslot_page_dirty(const struct memslot *s, u64 page)
 	return __atomic_load_n(&s->dirty[page / 64], __ATOMIC_RELAXED) >> (page % 64) & 1;
 }
 /* Log a write to one page; no-op without a log. */
+void memslot_tell_ring(struct memslot *s, u64 page);
 static inline void memslot_mark_dirty(struct memslot *s, u64 page)
 {
-	if (s->dirty && !memslot_page_dirty(s, page))
+	if (!s->dirty || memslot_page_dirty(s, page))
+		return;
+	if (s->rings)
+		memslot_tell_ring(s, page);
+	else
 		__atomic_fetch_or(&s->dirty[page / 64], BIT(page % 64), __ATOMIC_RELAXED);
 }
+/* Must the vCPU leave so that user space empties the ring? */
+static inline bool mem_ring_full(const struct mem_ring *r)
+{
+	return r->size && atomic_load_explicit(&r->dirty, memory_order_relaxed) -
+			atomic_load_explicit(&r->reset, memory_order_relaxed) >= r->soft_limit;
+}
+/**
+ * mem_ring_reset() - take back what user space has collected (KVM_RESET_DIRTY_RINGS)
+ *
+ * The caller holds the VM lock and pauses, as for mem_dirty_fetch_clear().
+ *
+ * Return: the number of entries.
+ */
+u32 mem_ring_reset(const struct mem *m, struct mem_ring *r);
 /* The vCPUs that hold decoded records of a page, as a bit mask */
 static inline u64 memslot_code_users(const struct memslot *s, u64 page)
 {

@@ -203,6 +203,7 @@ static int attach_dirty(const struct mem *m, struct memslot *s, const struct mem
 {
 	if (!(s->flags & MEMSLOT_LOG_DIRTY))
 		return 0;
+	s->rings = m->rings ? m : NULL;
 	if (old && old->dirty) {
 		s->dirty = old->dirty;
 		return 0;

@@ -144,3 +144,7 @@ static inline int enable(int fd, uint32_t cap, uint64_t arg)
 
 	return call(fd, KVM_ENABLE_CAP, &c);
 }
+
+/* ring.c */
+void t_dirty_ring(void);
+void t_dirty_ring_full(void);
