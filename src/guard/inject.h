@@ -8,8 +8,10 @@
 
 #include "base/types.h"
 
-enum inject_kind { INJECT_WEDGE, INJECT_F00F, INJECT_CONTEXT, INJECT_NMI_UNBLOCK, INJECT_MCE, INJECT_SPLIT_AC, INJECT_POISON,
-		   INJECT_IOCTL };
+enum inject_kind {
+	INJECT_WEDGE, INJECT_F00F, INJECT_CONTEXT, INJECT_NMI_UNBLOCK, INJECT_MCE, INJECT_SPLIT_AC, INJECT_POISON,
+	INJECT_IOCTL,
+};
 
 /**
  * struct injection - one piece of the language

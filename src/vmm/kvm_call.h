@@ -12,7 +12,8 @@
  *
  * Every function behaves like the system call of its name: -1 and errno on failure. @sigaction is for the
  * signal that interrupts KVM_RUN. The others are the software processor's only, else NULL: @set_options is
- * casement_set_options(), @describe_option casement_describe_option(), @departures gives a descriptor with a line of text for each departure of a VM.
+ * casement_set_options(), @describe_option casement_describe_option(), @departures gives a descriptor with a line of
+ * text for each departure of a VM.
  */
 struct kvm_call {
 	const char *name;
