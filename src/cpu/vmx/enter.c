@@ -40,14 +40,13 @@ void vmx_load_controls(struct vcpu *v)
 
 static void load_segment(struct vcpu *v, enum seg seg)
 {
-	/* The four fields of a segment are laid out by segment number, in the order of the encodings. */
 	struct vmx *x = v->vmx;
 	struct segment *s = &v->seg[seg];
 
-	s->sel = (u16)vmcs_get(x, (enum vmcs_field)(VMCS_GUEST_ES_SELECTOR + seg));
-	s->limit = (u32)vmcs_get(x, (enum vmcs_field)(VMCS_GUEST_ES_LIMIT + seg));
-	s->ar = (u32)vmcs_get(x, (enum vmcs_field)(VMCS_GUEST_ES_AR_BYTES + seg));
-	s->base = vmcs_get(x, (enum vmcs_field)(VMCS_GUEST_ES_BASE + seg));
+	memcpy(&s->sel, vmcs_at(x, VMCS_GUEST_ES_SELECTOR, seg, 2), 2);
+	memcpy(&s->limit, vmcs_at(x, VMCS_GUEST_ES_LIMIT, seg, 4), 4);
+	memcpy(&s->ar, vmcs_at(x, VMCS_GUEST_ES_AR_BYTES, seg, 4), 4);
+	memcpy(&s->base, vmcs_at(x, VMCS_GUEST_ES_BASE, seg, 8), 8);
 }
 
 static void load_control_registers(struct vcpu *v)

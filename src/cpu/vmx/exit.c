@@ -56,10 +56,10 @@ static void save_segments(struct vcpu *v)
 	for (enum seg seg = SEG_ES; seg < SEG_NUM; seg++) {
 		const struct segment *s = &v->seg[seg];
 
-		vmcs_put(x, (enum vmcs_field)(VMCS_GUEST_ES_SELECTOR + seg), s->sel);
-		vmcs_put(x, (enum vmcs_field)(VMCS_GUEST_ES_LIMIT + seg), s->limit);
-		vmcs_put(x, (enum vmcs_field)(VMCS_GUEST_ES_AR_BYTES + seg), s->ar);
-		vmcs_put(x, (enum vmcs_field)(VMCS_GUEST_ES_BASE + seg), s->base);
+		memcpy(vmcs_at(x, VMCS_GUEST_ES_SELECTOR, seg, 2), &s->sel, 2);
+		memcpy(vmcs_at(x, VMCS_GUEST_ES_LIMIT, seg, 4), &s->limit, 4);
+		memcpy(vmcs_at(x, VMCS_GUEST_ES_AR_BYTES, seg, 4), &s->ar, 4);
+		memcpy(vmcs_at(x, VMCS_GUEST_ES_BASE, seg, 8), &s->base, 8);
 	}
 	vmcs_put(x, VMCS_GUEST_GDTR_BASE, v->gdtr.base);
 	vmcs_put(x, VMCS_GUEST_GDTR_LIMIT, v->gdtr.limit);
@@ -103,7 +103,7 @@ void vmx_save_guest(struct vcpu *v)
 
 /* ---- loading host state ------------------------------------------------------------------------------ */
 
-/* Attributes are fixed by the exit, not taken from a descriptor [SDM3C "Loading Host Segment and Descriptor-Table Registers"]. */
+/* Attributes are fixed by the exit [SDM3C "Loading Host Segment and Descriptor-Table Registers"]. */
 static void host_segment(struct vcpu *v, enum seg seg, u16 sel, u64 base, u32 ar)
 {
 	v->seg[seg] = (struct segment){ .sel = sel, .base = base, .limit = ~0u,

@@ -538,8 +538,9 @@ static int op_intercept(struct vcpu *v, const struct insn *i)
 	case VMEXIT_TPAUSE: return user_wait(v, i, reason);
 	case VMEXIT_VMFUNC: return vmfunc(v, i);
 	case VMEXIT_NONE: /* RDPID, UMONITOR: there or not there */
-		return vmx_proc2(v, i->id == INSN_RDPID ? PROC2_RDTSCP : PROC2_USER_WAIT) ? ordinary(v, i) :
-											    RAISE_UD(v);
+		if (vmx_proc2(v, i->id == INSN_RDPID ? PROC2_RDTSCP : PROC2_USER_WAIT))
+			return ordinary(v, i);
+		return RAISE_UD(v);
 	default: return vmx_insn(v, i, reason);
 	}
 }

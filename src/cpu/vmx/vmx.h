@@ -170,7 +170,7 @@ struct vmx {
 	u8 vmcs[VMCS_BYTES] __attribute__((aligned(64)));
 };
 
-static inline u64 vmcs_get(const struct vmx *x, enum vmcs_field f)
+__attribute__((always_inline)) static inline u64 vmcs_get(const struct vmx *x, enum vmcs_field f)
 {
 	static const u8 bytes[] = { [W16] = 2, [W64] = 8, [W32] = 4, [WNAT] = 8 };
 	u64 val = 0;
@@ -179,11 +179,17 @@ static inline u64 vmcs_get(const struct vmx *x, enum vmcs_field f)
 	return val;
 }
 
-static inline void vmcs_put(struct vmx *x, enum vmcs_field f, u64 val)
+__attribute__((always_inline)) static inline void vmcs_put(struct vmx *x, enum vmcs_field f, u64 val)
 {
 	static const u8 bytes[] = { [W16] = 2, [W64] = 8, [W32] = 4, [WNAT] = 8 };
 
 	memcpy(x->vmcs + vmcs_rows[f].offset, &val, bytes[vmcs_rows[f].width]);
+}
+
+/* The fields of a kind that segments have lie in the order of enum seg: element @n of the array that @first begins. */
+static inline void *vmcs_at(struct vmx *x, enum vmcs_field first, unsigned int n, unsigned int bytes)
+{
+	return x->vmcs + vmcs_rows[first].offset + n * bytes;
 }
 
 static inline struct vmcs_header *vmcs_header(struct vmx *x)
