@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: MIT */
+/* L0's containment of L2 (statements Q), and triple faults that user space asks for (T08, T14, T17). */
+#include "nest.h"
+
+/* L2 touches its #DB gate, which a breakpoint watches: delivery never ends (CVE-2015-8104). */
+BOARD_ASM(l2_loops, 64, "out %al, $0x70; mov 0x2010, %rax; out %al, $0x71; 1: jmp 1b");
+BOARD_ASM(l2_spins, 64, "out %al, $0x70; 1: jmp 1b");
+BOARD_ASM(l2_halts, 64, "out %al, $0x70; sti; hlt; 1: jmp 1b");
+
+/* A second board, where the monitor has asked for notify exits before the vCPU was made. */
+static void hostile(const char *options, u32 flags)
+{
+	fresh(options);
+	if (flags)
+		is(enable_notify(0, flags), 0, "KVM_CAP_X86_NOTIFY_VMEXIT");
+	board_enable_cap(&b, KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1);
+	nest();
+	l2_code(l2_loops);
+	board_gate(&b, BOARD_LONG64, 1, SEL_CODE0_64, BOARD_HANDLERS + 16, GATE_INT32, 0, 1);
+	board_watch(&b, l1, 0, BOARD_IDT + 16, 3, 8);
+	vput(VMCS_GUEST_DR7, 0x400 | 3 | 3 << 16 | 2 << 18);
+	is(next_exit(), L2_AT(0x70), "L2 runs");
+}
+
+static void offered(void)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry e;
+	} m = { .head.nmsrs = 1, .e.index = 0x48b };
+
+	fresh("");
+	nest();
+	is(board_cpu_ioctl(&b, l1, KVM_GET_MSRS, &m), 1, "IA32_VMX_PROCBASED_CTLS2");
+	is(m.e.data >> 62, 0, "Q01 notify and bus-lock exiting are not offered to L1");
+	vset(VMCS_SECONDARY_VM_EXEC_CONTROL, 1u << 31);
+	is(next_exit() & 0x40000040, 0x40000040, "Q02 and cannot be set: VMfailValid");
+	gone();
+}
+
+static void contained(void)
+{
+	static struct nested_image i;
+	struct kvm_vcpu_events e;
+	u64 before;
+
+	hostile("intercepts=drop", NOTIFY_ON);
+	before = stat_of(l1, "notify_window_exits", 0);
+	is(board_run(&b, l1, 300), -ETIMEDOUT, "Q03 L2 loops in delivery; L1 is not told");
+	ok(stat_of(l1, "notify_window_exits", 0) > before, "Q03 notify exits are counted");
+	ok(in_l2(), "Q03 L2 is still there");
+	gone();
+
+	hostile("intercepts=drop", NOTIFY_ON_USER);
+	is(board_run(&b, l1, 5000), KVM_EXIT_NOTIFY, "Q04 with USER the monitor is told");
+	ok(in_l2(), "Q04 and sees that L2 was running");
+	get_nested(&i);
+	e = events(l1);
+	is(set_nested(&i), 0, "Q13 its state goes out and in again");
+	board_cpu_ioctl(&b, l1, KVM_SET_VCPU_EVENTS, &e);
+	is(board_run(&b, l1, 5000), KVM_EXIT_NOTIFY, "Q13 and the window begins anew");
+	gone();
+}
+
+static void killed(void)
+{
+	char lines[4096], seen[256];
+	int fd;
+
+	hostile("intercepts=drop", NOTIFY_ON);
+	fd = casement_departures(b.vm, CASEMENT_JSON);
+	is(casement_inject(b.vm, "context-invalid:flag", NULL, 0), 0, "inject");
+	is(board_run(&b, l1, 5000), KVM_EXIT_NOTIFY, "Q05 an invalid context of L2 is told");
+	is(b.cpu[l1].run->notify.flags, KVM_NOTIFY_CONTEXT_INVALID, "Q05 as such");
+	request_triple_fault();
+	is(next_exit(), VMEXIT_TRIPLE_FAULT, "Q05 the requested triple fault: L1 sees exit 2, the monitor nothing more");
+	departures(fd, lines, sizeof(lines));
+	kinds(lines, seen, sizeof(seen));
+	ok(strstr(seen, "notify-invalid") && strstr(seen, "triple-fault-l2"), "Q11 the records: %s", seen);
+	ok(strstr(lines, "101000"), "Q11 name L2's VMCS");
+	close(fd);
+	gone();
+}
+
+static void requested(void)
+{
+	static const struct nested_image none = { .s = { .size = 128, .hdr.vmx = { .vmxon_pa = ~0ull, .vmcs12_pa = ~0ull } } };
+
+	for (int strict = 0; strict < 2; strict++) {
+		fresh(strict ? "fidelity=strict" : "");
+		board_enable_cap(&b, KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1);
+		nest();
+		l2_code(l2_spins);
+		next_exit();
+		request_triple_fault();
+		is(set_nested(&none), 0, "T17 L2 is left before the request is served");
+		is(board_run(&b, l1, 200), strict ? KVM_EXIT_IO : KVM_EXIT_SHUTDOWN,
+		   strict ? "T17 strict: the request was L2's and dies with it; L1 runs" : "T17 parity: the whole VM shuts down");
+		gone();
+	}
+	fresh("");
+	board_enable_cap(&b, KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1);
+	nest();
+	l2_code(l2_spins);
+	next_exit();
+	request_triple_fault();
+	is(next_exit(), VMEXIT_TRIPLE_FAULT, "T08 a triple fault requested in L2 is L1's exit 2");
+	is(vget(VMCS_EXIT_QUALIFICATION) | vget(VMCS_VM_EXIT_INTR_INFO), 0, "T08 with no other information");
+	gone();
+}
+
+static void shut_down(void)
+{
+	fresh("");
+	nest();
+	l2_code(l2_loops);
+	vput(VMCS_GUEST_IDTR_LIMIT, 0);
+	next_exit();
+	vput(VMCS_GUEST_DR7, 0x400);
+	board_put(&b, L2_CODE + 2, 0x0b0f, 2); /* UD2 */
+	is(next_exit(), VMEXIT_TRIPLE_FAULT, "T18 a real triple fault of L2 is always exit 2");
+	is(vget(VMCS_IDT_VECTORING_INFO_FIELD), 0, "T18 without vectoring information");
+	gone();
+}
+
+int main(void)
+{
+	offered();
+	contained();
+	killed();
+	requested();
+	shut_down();
+	return done_testing();
+}
