@@ -72,15 +72,7 @@ AC_EVENT(mf, 16, "fninit; fldcw 0x30000; fld1; fldz; fdivrp; fwait", board_cr0(b
 AC_EVENT(step, 1, "nop; nop", board_flags(b, 0, 1 << 8))
 AC_EVENT(breakpoint, 1, "nop; nop; nop", board_watch(b, 0, 0, BOARD_CODE + 1, 0, 1))
 
-static void ask_irq(struct board *b)
-{
-	const struct kvm_interrupt irq = { .irq = 0x40 };
-
-	board_flags(b, 0, 1 << 9);
-	board_cpu_ioctl(b, 0, KVM_INTERRUPT, &irq);
-}
-
-AC_EVENT(irq, 0x40, "nop", ask_irq(b))
+AC_EVENT(irq, 0x40, "nop", lab_interrupt(b, 0x40))
 AC_EVENT(nmi, 2, "nop", board_cpu_ioctl(b, 0, KVM_NMI, NULL))
 
 /* ---- the shape of the frame --------------------------------------------------------------------- */

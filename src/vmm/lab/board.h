@@ -105,6 +105,14 @@ void board_get_regs(struct board *b, int cpu, struct kvm_regs *r);
 void board_set_regs(struct board *b, int cpu, const struct kvm_regs *r);
 void board_get_sregs(struct board *b, int cpu, struct kvm_sregs *s);
 void board_set_sregs(struct board *b, int cpu, const struct kvm_sregs *s);
+/* Change special registers: statements on `s`, a struct kvm_sregs. */
+#define board_sregs(b, cpu, ...)                       \
+	do {                                          \
+		struct kvm_sregs s;                   \
+		board_get_sregs(b, cpu, &s);          \
+		__VA_ARGS__;                          \
+		board_set_sregs(b, cpu, &s);          \
+	} while (0)
 /* CPL 3 with the board's ring-3 segments and BOARD_STACK3. */
 void board_user(struct board *b, int cpu);
 /* RFLAGS bits, RSP */

@@ -43,13 +43,9 @@ DB(handler, ".byte 0xf1", board_watch(b, 0, 0, HANDLER_DB, WATCH_EXEC, 1))
 
 static void handler_in_ldt(struct board *b)
 {
-	struct kvm_sregs s;
-
-	board_get_sregs(b, 0, &s);
-	s.ldt = (struct kvm_segment){
+	board_sregs(b, 0, s.ldt = (struct kvm_segment){
 		.base = BOARD_DATA, .limit = 0xff, .selector = SEL_FREE, .type = 2, .present = 1
-	};
-	board_set_sregs(b, 0, &s);
+	});
 	board_put(b, BOARD_DATA + 8, board_desc(0, 0xfffff, 0x9b, 0xa), 8);
 	board_gate(b, BOARD_LONG64, 1, 8 | 4, HANDLER_DB, GATE_INT32, 3, 1);
 	board_watch(b, 0, 0, BOARD_DATA + 8, WATCH_RW, 8);
@@ -87,23 +83,11 @@ DB(syscall_iret,
    "iretq; 1: nop",
    WATCH_GDT)
 
-static void ask_irq(struct board *b)
-{
-	const struct kvm_interrupt irq = { .irq = 0x40 };
-
-	board_flags(b, 0, 1 << 9);
-	board_cpu_ioctl(b, 0, KVM_INTERRUPT, &irq);
-}
-
-DB(irq, "nop", WATCH_GDT; ask_irq(b))
+DB(irq, "nop", WATCH_GDT; lab_interrupt(b, 0x40))
 
 static void io_breakpoint(struct board *b)
 {
-	struct kvm_sregs s;
-
-	board_get_sregs(b, 0, &s);
-	s.cr4 |= 1 << 3;
-	board_set_sregs(b, 0, &s);
+	board_sregs(b, 0, s.cr4 |= 1 << 3);
 	board_watch(b, 0, 0, GDT_CODE, WATCH_RW, 8);
 	board_watch(b, 0, 1, LAB_PASS_PORT, 2, 1);
 }
@@ -123,13 +107,9 @@ DB(ring3, ".byte 0xf1", from_ring3(b))
 BOARD_ASM(lab_db_ivt, 16, "mov 4, %ax; nop; " LAB_LOOP);
 static void setup_ivt(struct board *b)
 {
-	struct kvm_sregs s;
-
 	board_cpu(b, BOARD_REAL16);
 	board_code(b, 0, lab_db_ivt);
-	board_get_sregs(b, 0, &s);
-	s.ss.base = LAB_WRAP_BASE;
-	board_set_sregs(b, 0, &s);
+	board_sregs(b, 0, s.ss.base = LAB_WRAP_BASE);
 	board_watch(b, 0, 0, 4, WATCH_RW, 4);
 }
 

@@ -15,11 +15,7 @@ static void selector_not_present(struct board *b)
 
 static void cr4(struct board *b, u64 bits)
 {
-	struct kvm_sregs s;
-
-	board_get_sregs(b, 0, &s);
-	s.cr4 |= bits;
-	board_set_sregs(b, 0, &s);
+	board_sregs(b, 0, s.cr4 |= bits);
 }
 
 /* The instruction that faults is both the attack and the first of the handler, at offset 0x100. */
@@ -65,12 +61,8 @@ static void setup_fetch(struct board *b)
 
 static void setup_nx(struct board *b)
 {
-	struct kvm_sregs s;
-
 	lab_cpu(b, BOARD_LONG64, lab_fault_ud);
-	board_get_sregs(b, 0, &s);
-	s.efer |= 1 << 11;
-	board_set_sregs(b, 0, &s);
+	board_sregs(b, 0, s.efer |= 1 << 11);
 	lab_handler(b, 6, 0x1000);
 	lab_handler(b, 14, 0x1000);
 	board_put(b, BOARD_PT + 0x41 * 8, 0x8000000000041067, 8);

@@ -36,22 +36,17 @@ QUIET(pause_loop, 64, BOARD_LONG64, "cli; 1: pause; jmp 1b", )
 QUIET(spin, 64, BOARD_LONG64, "cli; 1: cmpl $0, 0x30000; je 1b", )
 QUIET(real_cli, 16, BOARD_REAL16, "cli; 1: jmp 1b", )
 
-static void irqchip(struct board *b)
-{
-	board_ioctl(b, KVM_CREATE_IRQCHIP, NULL);
-}
-
 BOARD_ASM(lab_ok_hlt, 64, "cli; 1: hlt; jmp 1b");
 static void setup_hlt(struct board *b)
 {
-	irqchip(b);
+	board_ioctl(b, KVM_CREATE_IRQCHIP, NULL);
 	lab_cpu(b, BOARD_LONG64, lab_ok_hlt);
 }
 
 BOARD_ASM(lab_ok_idle, 64, "sti; 1: hlt; jmp 1b");
 static void setup_idle(struct board *b)
 {
-	irqchip(b);
+	board_ioctl(b, KVM_CREATE_IRQCHIP, NULL);
 	lab_cpu(b, BOARD_LONG64, lab_ok_idle);
 }
 
@@ -186,10 +181,7 @@ static void setup_db_ends(struct board *b)
 QUIET(task, 32, BOARD_PROT32,
       "mov $50000, %ebp; 1: lcall $0x68, $0; dec %ebp; jnz 1b; " LAB_DONE
       "; .org lab_ok_task + 0x100; 2: iret; jmp 2b",
-      board_put(b, BOARD_TSS2 + 0x20, BOARD_CODE + 0x100, 4);
-      board_put(b, BOARD_TSS2 + 0x24, 2, 4); board_put(b, BOARD_TSS2 + 0x38, BOARD_STACK3, 4);
-      board_put(b, BOARD_TSS2 + 0x4c, SEL_CODE0, 4); board_put(b, BOARD_TSS2 + 0x48, SEL_DATA0, 4);
-      board_put(b, BOARD_TSS2 + 0x50, SEL_DATA0, 4); board_put(b, BOARD_TSS2 + 0x54, SEL_DATA0, 4))
+      lab_second_task(b, BOARD_CODE + 0x100))
 ROUNDS(smc, 100000, "incb 2f+1(%rip); 2: mov $0, %al", )
 ROUNDS(flush, 100000, "mov %cr3, %rax; mov %rax, %cr3", )
 

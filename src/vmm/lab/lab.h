@@ -105,4 +105,8 @@ int lab_plot(const struct lab_guest *g, const char *path);
 void lab_wrapping_stack(struct board *b, int cpu, unsigned int cpl);
 /* Gate `vector` to the guest's code at `offset` of its blob, in CPL 0, on IST 1 in long mode. */
 void lab_handler(struct board *b, unsigned int vector, u32 offset);
+/* The task of SEL_TSS2, in protected mode, at CPL 0. */
+void lab_second_task(struct board *b, u32 eip);
+/* An external interrupt that waits for the processor, with IF set. */
+void lab_interrupt(struct board *b, unsigned int vector);
 #define LAB_WRAP_BASE 0x200000u

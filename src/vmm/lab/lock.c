@@ -33,13 +33,9 @@ STORM(page, "lock addl $1, 0x30ffe", )
 /* A GDT that begins four bytes before a line's end: the descriptor of selector 0x40, at 0x3107c, crosses the next. */
 static void move_gdt(struct board *b)
 {
-	struct kvm_sregs s;
-
 	for (u32 i = 0; i < BOARD_GDT_SIZE; i++)
 		b->ram[0x3103c + i] = b->ram[BOARD_GDT + i];
-	board_get_sregs(b, 0, &s);
-	s.gdt.base = 0x3103c;
-	board_set_sregs(b, 0, &s);
+	board_sregs(b, 0, s.gdt.base = 0x3103c);
 }
 
 STORM(accessed, "movb $0x92, 0x31081; mov $0x40, %eax; mov %eax, %fs",

@@ -320,3 +320,24 @@ void lab_handler(struct board *b, unsigned int vector, u32 offset)
 	board_gate(b, mode, vector, lm ? SEL_CODE0_64 : SEL_CODE0, board_code_at(0) + offset, GATE_INT32, 3,
 		   lm ? 1 : 0);
 }
+
+void lab_second_task(struct board *b, u32 eip)
+{
+	static const u32 es = 0x48, cs = 0x4c, ss = 0x50, ds = 0x54;
+
+	board_put(b, BOARD_TSS2 + 0x20, eip, 4);
+	board_put(b, BOARD_TSS2 + 0x24, 2, 4); /* EFLAGS */
+	board_put(b, BOARD_TSS2 + 0x38, BOARD_STACK3, 4);
+	board_put(b, BOARD_TSS2 + cs, SEL_CODE0, 4);
+	board_put(b, BOARD_TSS2 + es, SEL_DATA0, 4);
+	board_put(b, BOARD_TSS2 + ss, SEL_DATA0, 4);
+	board_put(b, BOARD_TSS2 + ds, SEL_DATA0, 4);
+}
+
+void lab_interrupt(struct board *b, unsigned int vector)
+{
+	const struct kvm_interrupt irq = { .irq = vector };
+
+	board_flags(b, 0, 1 << 9);
+	board_cpu_ioctl(b, 0, KVM_INTERRUPT, &irq);
+}

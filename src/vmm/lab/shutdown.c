@@ -8,11 +8,7 @@
 
 static void idt_limit(struct board *b, u16 limit)
 {
-	struct kvm_sregs s;
-
-	board_get_sregs(b, 0, &s);
-	s.idt.limit = limit;
-	board_set_sregs(b, 0, &s);
+	board_sregs(b, 0, s.idt.limit = limit);
 }
 
 BOARD_ASM(lab_tf_ud64, 64, "ud2");
@@ -27,12 +23,8 @@ static void setup_idt_limit(struct board *b)
 
 static void setup_idt_unmapped(struct board *b)
 {
-	struct kvm_sregs s;
-
 	lab_cpu(b, BOARD_LONG64, lab_tf_ud64);
-	board_get_sregs(b, 0, &s);
-	s.idt.base = 0x4000000000;
-	board_set_sregs(b, 0, &s);
+	board_sregs(b, 0, s.idt.base = 0x4000000000);
 }
 
 static void setup_gates(struct board *b)
@@ -58,12 +50,8 @@ static void setup_code_null(struct board *b)
 
 static void setup_gdt_limit(struct board *b)
 {
-	struct kvm_sregs s;
-
 	lab_cpu(b, BOARD_PROT32, lab_tf_ud32);
-	board_get_sregs(b, 0, &s);
-	s.gdt.limit = 7;
-	board_set_sregs(b, 0, &s);
+	board_sregs(b, 0, s.gdt.limit = 7);
 }
 
 static void setup_stack(struct board *b)
@@ -80,12 +68,8 @@ static void setup_stack_unmapped(struct board *b)
 
 static void setup_stack_limit(struct board *b)
 {
-	struct kvm_sregs s;
-
 	lab_cpu(b, BOARD_PROT32, lab_tf_ud32);
-	board_get_sregs(b, 0, &s);
-	s.ss.limit = 0xfff;
-	board_set_sregs(b, 0, &s);
+	board_sregs(b, 0, s.ss.limit = 0xfff);
 }
 
 static void setup_ist(struct board *b)
@@ -98,13 +82,9 @@ static void setup_ist(struct board *b)
 
 static void setup_tss_limit(struct board *b)
 {
-	struct kvm_sregs s;
-
 	lab_cpu(b, BOARD_PROT32, lab_tf_ud32);
 	board_user(b, 0);
-	board_get_sregs(b, 0, &s);
-	s.tr.limit = 3;
-	board_set_sregs(b, 0, &s);
+	board_sregs(b, 0, s.tr.limit = 3);
 }
 
 static void setup_task_gate(struct board *b)
@@ -118,12 +98,8 @@ static void setup_task_gate(struct board *b)
 static void setup_task_trap(struct board *b)
 {
 	lab_cpu(b, BOARD_PROT32, lab_tf_ud32);
-	board_put(b, BOARD_TSS2 + 0x64, 1, 4);
-	board_put(b, BOARD_TSS2 + 0x20, BOARD_CODE, 4);
-	board_put(b, BOARD_TSS2 + 0x24, 2, 4);
-	board_put(b, BOARD_TSS2 + 0x38, BOARD_STACK0, 4);
-	board_put(b, BOARD_TSS2 + 0x4c, SEL_CODE0, 4);
-	board_put(b, BOARD_TSS2 + 0x50, SEL_DATA0, 4);
+	lab_second_task(b, BOARD_CODE);
+	board_put(b, BOARD_TSS2 + 0x64, 1, 4); /* T */
 	for (unsigned int v = 0; v < 32; v++)
 		board_gate(b, BOARD_PROT32, v, SEL_TSS2, 0, GATE_TASK, 0, 0);
 }
@@ -155,11 +131,8 @@ static void setup_nmi(struct board *b)
 
 static void setup_irq(struct board *b)
 {
-	const struct kvm_interrupt irq = { .irq = 0x40 };
-
 	setup_idt_limit(b);
-	board_flags(b, 0, 1 << 9);
-	board_cpu_ioctl(b, 0, KVM_INTERRUPT, &irq);
+	lab_interrupt(b, 0x40);
 }
 
 BOARD_ASM(lab_tf_int, 64, "1: int $0x80; jmp 1b");

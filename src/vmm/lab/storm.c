@@ -69,11 +69,6 @@ HANDLER(intn, 0x30, "int $0x30", "iretq", )
 HANDLER(nm, 7, "mov %cr0, %rax; or $8, %rax; mov %rax, %cr0; fld1", "clts; iretq", )
 HANDLER(div, 0, "xor %ecx, %ecx; div %ecx", "addq $2, (%rsp); iretq", )
 
-static void irqchip(struct board *b)
-{
-	board_ioctl(b, KVM_CREATE_IRQCHIP, NULL);
-}
-
 #define X2APIC_ON                                                                                                  \
 	"mov $0x1b, %ecx; rdmsr; or $0xc00, %eax; wrmsr; mov $0x80f, %ecx; mov $0x1ff, %eax; xor %edx, %edx; "     \
 	"wrmsr; "
@@ -84,7 +79,7 @@ static void irqchip(struct board *b)
 				  " + 0x100; " APIC_HANDLER);                                                      \
 	static void setup_##name(struct board *b)                                                                  \
 	{                                                                                                          \
-		irqchip(b);                                                                                        \
+		board_ioctl(b, KVM_CREATE_IRQCHIP, NULL);                                                          \
 		lab_cpu(b, BOARD_LONG64, lab_storm_##name);                                                        \
 		lab_handler(b, 0x40, 0x100);                                                                       \
 		lab_handler(b, 2, 0x100);                                                                          \
@@ -108,7 +103,7 @@ static void setup_ipi(struct board *b)
 {
 	struct kvm_mp_state run = { .mp_state = KVM_MP_STATE_RUNNABLE };
 
-	irqchip(b);
+	board_ioctl(b, KVM_CREATE_IRQCHIP, NULL);
 	lab_cpu(b, BOARD_LONG64, lab_storm_ipi);
 	lab_cpu(b, BOARD_LONG64, lab_storm_ipi);
 	board_cpu_ioctl(b, 1, KVM_SET_MP_STATE, &run);
@@ -126,10 +121,7 @@ STORM64(segments, "mov $0x10, %eax; mov %eax, %ds; mov %eax, %es; mov %eax, %ss"
 STORM64(far_ret, "mov %cs, %eax; push %rax; lea 2f(%rip), %rax; push %rax; lretq; 2: nop", )
 STORM64(pause_loop, "pause", )
 STORM(task, 32, BOARD_PROT32, "1: lcall $0x68, $0; " COUNT32 "jmp 1b; .org lab_storm_task + 0x100; 2: iret; jmp 2b",
-      board_put(b, BOARD_TSS2 + 0x20, BOARD_CODE + 0x100, 4);
-      board_put(b, BOARD_TSS2 + 0x24, 2, 4); board_put(b, BOARD_TSS2 + 0x38, BOARD_STACK3, 4);
-      board_put(b, BOARD_TSS2 + 0x4c, SEL_CODE0, 4); board_put(b, BOARD_TSS2 + 0x48, SEL_DATA0, 4);
-      board_put(b, BOARD_TSS2 + 0x50, SEL_DATA0, 4); board_put(b, BOARD_TSS2 + 0x54, SEL_DATA0, 4))
+      lab_second_task(b, BOARD_CODE + 0x100))
 STORM(mode, 32, BOARD_PROT32,
       "1: mov %cr0, %eax; and $0xfffffffe, %eax; mov %eax, %cr0; or $1, %eax; mov %eax, %cr0; " COUNT32 "jmp 1b", )
 
