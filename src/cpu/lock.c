@@ -134,8 +134,8 @@ bool cpu_bus_lock_boundary(struct vcpu *v)
 	u8 what = v->bus_lock;
 
 	/*
-	 * An exception of the same instruction goes first: a VM exit to L1 may come of it. The trap belongs to completed
-	 * instructions only.
+	 * An exception of the same instruction goes first: a VM exit to L1 may come of it. The trap belongs to
+	 * completed instructions only.
 	 */
 	if (v->inj.valid) {
 		v->bus_lock &= BUS_LOCK_DONE;

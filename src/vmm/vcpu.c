@@ -214,7 +214,8 @@ static void exit_lock(struct vcpu *v)
 	u32 code = v->run->ex.error_code;
 
 	vmm_dump(v);
-	vmm_stop(v->vm, EXIT_CONTAINED, "cpu %u was stopped: %s, which this host does not allow (split lock policy)", v->id,
+	vmm_stop(v->vm, EXIT_CONTAINED,
+		"cpu %u was stopped: %s, which this host does not allow (split lock policy)", v->id,
 		why[code < ARRAY_SIZE(why) ? code : 0]);
 }
 
@@ -228,7 +229,8 @@ static void exit_crash(struct vcpu *v)
 	switch (run->exit_reason) {
 	case KVM_EXIT_SHUTDOWN:
 		if (v->shutdown_by_policy)
-			vmm_stop(v->vm, EXIT_CONTAINED, "cpu %u: shut down after a notify VM exit with an invalid context",
+			vmm_stop(v->vm, EXIT_CONTAINED,
+				"cpu %u: shut down after a notify VM exit with an invalid context",
 				 v->id);
 		vmm_stop(v->vm, EXIT_CRASH, "guest crashed: triple fault on cpu %u", v->id);
 		break;

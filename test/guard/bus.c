@@ -20,7 +20,8 @@ BOARD_ASM(set_debugctl, 64, "mov $0x1d9, %ecx; mov $4, %eax; xor %edx, %edx; wrm
 BOARD_ASM(thirty, 64, "mov $0x3003e, %rbx; mov $30, %ecx; 2: lock addl $1, (%rbx); dec %ecx; jnz 2b; " DONE);
 /* The #DB handler: DR6 of the first #DB, of the second one, which is a single step, and after writing it. */
 BOARD_ASM(db_save, 64, "push %rax; mov %dr6, %rax; incl 0x3000c; cmpl $1, 0x3000c; jne 2f; mov %eax, 0x30000;"
-	  "pop %rax; iretq; 2: andl $0xfffffeff, 0x18(%rsp); mov %eax, 0x30004; mov $0xffff0ff0, %eax; mov %rax, %dr6; mov %dr6, %rax;"
+	  "pop %rax; iretq; 2: andl $0xfffffeff, 0x18(%rsp); mov %eax, 0x30004; mov $0xffff0ff0, %eax;"
+	  "mov %rax, %dr6; mov %dr6, %rax;"
 	  "mov %eax, 0x30008; pop %rax; iretq");
 /* A bus lock, then a single step. */
 BOARD_ASM(lock_then_step, 64, "mov $0x3003e, %rbx; lock addl $1, (%rbx); pushf; orl $0x100, (%rsp); popf; nop; "
@@ -90,7 +91,8 @@ static void exits(void)
 	ok(outcome(cpu) == RETIRED && !(run->flags & FLAG), "B08 the flag is gone at the next exit");
 	gone();
 	cpu = EXITING(plain_out, 0);
-	ok(outcome(cpu) == RETIRED && !(b.cpu[cpu].run->flags & FLAG), "B03 a lock inside a line of write-back memory: no exit");
+	ok(outcome(cpu) == RETIRED && !(b.cpu[cpu].run->flags & FLAG),
+		"B03 a lock inside a line of write-back memory: no exit");
 	gone();
 	cpu = EXITING(lock_uc, 0);
 	map(UC_PAGE, 0x77);
@@ -153,7 +155,8 @@ static void os_detection(void)
 	fresh("bus-lock-detect=on");
 	cpu = LOCK_CPU(read_dr6, 0);
 	set_msr(cpu, MSR_DEBUGCTL, 4);
-	ok(outcome(cpu) == RETIRED && board_get(&b, 0x30000, 4) == 0xffff0ff0, "B10 DEBUGCTL[2], a bus lock at CPL 0: no #DB");
+	ok(outcome(cpu) == RETIRED && board_get(&b, 0x30000, 4) == 0xffff0ff0,
+		"B10 DEBUGCTL[2], a bus lock at CPL 0: no #DB");
 	gone();
 	fresh("bus-lock-detect=on");
 	cpu = LOCK_CPU(lock_add, 3);
@@ -174,7 +177,8 @@ static void os_detection(void)
 	gone();
 	fresh("bus-lock-detect=off");
 	cpu = LOCK_CPU(clear_dr6, 0);
-	ok(outcome(cpu) == RETIRED && board_get(&b, 0x30000, 4) == 0xffff0ff0, "B12 CPUID.7:ECX[24] = 0: DR6[11] reads 1");
+	ok(outcome(cpu) == RETIRED && board_get(&b, 0x30000, 4) == 0xffff0ff0,
+		"B12 CPUID.7:ECX[24] = 0: DR6[11] reads 1");
 	gone();
 	fresh("bus-lock-detect=off");
 	cpu = LOCK_CPU(set_debugctl, 0);

@@ -55,12 +55,15 @@ static void qemu(void)
 		skip("B16 QEMU's bus-lock-ratelimit", "no QEMU");
 		return;
 	}
-	snprintf(cmd, sizeof(cmd), "timeout 60 %s/casement with -- qemu-system-x86_64 -accel kvm -bios %s -display none -serial none"
-		 " -monitor none -net none -device isa-debug-exit,iobase=0xf4,iosize=1 -machine pc,bus-lock-ratelimit=", build, rom);
+	snprintf(cmd, sizeof(cmd),
+		"timeout 60 %s/casement with -- qemu-system-x86_64 -accel kvm -bios %s -display none -serial none"
+		" -monitor none -net none -device isa-debug-exit,iobase=0xf4,iosize=1"
+		" -machine pc,bus-lock-ratelimit=", build, rom);
 	free_run = run(&rc, cmd, "0");
 	is(rc, 3, "B16 QEMU without a limit");
 	t = run(&rc, cmd, "20");
-	ok(rc == 3 && t - free_run > 0.7, "B16 QEMU with bus-lock-ratelimit=20: 30 bus locks take %.2f s, not %.2f s", t,
+	ok(rc == 3 && t - free_run > 0.7,
+		"B16 QEMU with bus-lock-ratelimit=20: 30 bus locks take %.2f s, not %.2f s", t,
 	   free_run);
 	setenv("CASEMENT_OPTS", "bus-lock-detect=off", 1);
 	run(&rc, cmd, "20");
@@ -75,7 +78,8 @@ static void ours(void)
 	double t;
 	int rc;
 
-	snprintf(cmd, sizeof(cmd), "timeout 60 %s/casement with -- %s/casement run -k %s --format flat -m 16M --debug-exit"
+	snprintf(cmd, sizeof(cmd),
+		"timeout 60 %s/casement with -- %s/casement run -k %s --format flat -m 16M --debug-exit"
 		 " --timeout 20 --stats --accel kvm,bus-lock=", build, build, flat);
 	t = run(&rc, cmd, "count");
 	ok(rc == 3 && t < 1 && strstr(text, "bus locks 30"), "count: 30, at once (%.2f s)", t);

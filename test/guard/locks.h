@@ -23,7 +23,7 @@
 #define DONE "mov $0xd1, %al; out %al, $0xf4; 1: hlt; jmp 1b"
 /* lock add to OPERAND, then the end; the same with a second one. */
 BOARD_ASM(lock_add, 64, "mov $0x3003e, %rbx; lock addl $1, (%rbx); " DONE);
-/* A #AC handler that turns detection off, says so and lets the instruction run again, as split_lock_detect=warn does. */
+/* A #AC handler as of split_lock_detect=warn: turns detection off, says so, lets the instruction run again. */
 BOARD_ASM(ac_turn_off, 64,
 	  "push %rax; push %rcx; push %rdx; mov $0x33, %ecx; xor %eax, %eax; xor %edx, %edx; wrmsr;"
 	  "mov $17, %al; out %al, $0x80; pop %rdx; pop %rcx; pop %rax; add $8, %rsp; iretq");

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * An L1 of a few instructions that enters an L2 of a few: the host fills the VMCS as a table of fields, L1 writes it, and its
- * exit handler stores what the processor said.
+ * An L1 of a few instructions that enters an L2 of a few: the host fills the VMCS as a table of fields, L1
+ * writes it, and its exit handler stores what the processor said.
  */
 #pragma once
 #include "locks.h"
@@ -18,9 +18,12 @@
 BOARD_ASM(nest_l1, 64,
 	  "mov %cr4, %rax; bts $13, %rax; mov %rax, %cr4; mov %cr0, %rax; bts $5, %rax; mov %rax, %cr0;"
 	  "vmxon 0x63000; jbe 9f; vmclear 0x63008; jbe 9f; vmptrld 0x63008; jbe 9f; mov $0x62000, %esi;"
-	  "1: mov (%rsi), %rax; cmp $-1, %rax; je 2f; mov 8(%rsi), %rbx; vmwrite %rbx, %rax; jbe 9f; add $16, %rsi; jmp 1b;"
-	  "2: vmlaunch; 9: mov $0x4400, %eax; vmread %rax, %rbx; mov %ebx, 0x30100; mov $0xee, %al; out %al, $0xf5; hlt;"
-	  ".org nest_l1 + 0x200; mov $0x4402, %eax; vmread %rax, %rbx; mov %ebx, 0x30100; mov $0x4404, %eax; vmread %rax, %rbx;"
+	  "1: mov (%rsi), %rax; cmp $-1, %rax; je 2f; mov 8(%rsi), %rbx; vmwrite %rbx, %rax; jbe 9f;"
+	  "add $16, %rsi; jmp 1b;"
+	  "2: vmlaunch; 9: mov $0x4400, %eax; vmread %rax, %rbx; mov %ebx, 0x30100; mov $0xee, %al;"
+	  "out %al, $0xf5; hlt;"
+	  ".org nest_l1 + 0x200; mov $0x4402, %eax; vmread %rax, %rbx; mov %ebx, 0x30100; mov $0x4404, %eax;"
+	  "vmread %rax, %rbx;"
 	  "mov %ebx, 0x30104; mov $0x4406, %eax; vmread %rax, %rbx; mov %ebx, 0x30108; mov $0x6400, %eax;"
 	  "vmread %rax, %rbx; mov %rbx, 0x30110; mov $1, %al; out %al, $0xf5; hlt");
 
@@ -126,7 +129,8 @@ __attribute__((unused)) static bool nest_exited(int cpu)
 
 	if (r == KVM_EXIT_IO && run->io.port == NEST_PORT && *((u8 *)run + run->io.data_offset) == 1)
 		return true;
-	diag("exit %d, port %#x at %#llx, result %#llx", r, r == KVM_EXIT_IO ? run->io.port : 0, (unsigned long long)rip(cpu),
+	diag("exit %d, port %#x at %#llx, result %#llx", r, r == KVM_EXIT_IO ? run->io.port : 0,
+		(unsigned long long)rip(cpu),
 	     (unsigned long long)board_get(&b, NEST_RESULT, 8));
 	return false;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * S28: every row of spec/sld.def, run. A guest of the row's kind does its split lock, and again after turning its
- * bit off if it is of that kind; what happened is compared with the row. Each row also with the alignment check that the
- * guest asked for, which comes first.
+ * bit off if it is of that kind; what happened is compared with the row. Each row also with the alignment
+ * check that the guest asked for, which comes first.
  */
 #include "locks.h"
 

@@ -13,7 +13,8 @@ BOARD_ASM(load_tr, 64, "mov $0x68, %eax; ltr %ax; " DONE);
 BOARD_ASM(load_ds, 64, "mov $0x70, %eax; mov %ax, %ds; " DONE);
 BOARD_ASM(lock_fresh_page, 64, "mov $0x30040, %rbx; lock addl $1, (%rbx); " DONE);
 BOARD_ASM(cmpxchg16_odd, 64, "mov $0x30038, %rbx; lock cmpxchg16b (%rbx); " DONE);
-BOARD_ASM(write_bit29, 64, "mov $0x33, %ecx; mov $0x20000000, %eax; xor %edx, %edx; wrmsr; rdmsr; mov %eax, 0x30000; " DONE);
+BOARD_ASM(write_bit29, 64, "mov $0x33, %ecx; mov $0x20000000, %eax; xor %edx, %edx; wrmsr; rdmsr;"
+	"mov %eax, 0x30000; " DONE);
 BOARD_ASM(write_bit30, 64, "mov $0x33, %ecx; mov $0x40000000, %eax; xor %edx, %edx; wrmsr; " DONE);
 BOARD_ASM(read_caps, 64, "mov $0xcf, %ecx; rdmsr; mov %eax, 0x30000; " DONE);
 BOARD_ASM(lock_thrice, 64,
@@ -88,7 +89,8 @@ static void architecture(void)
 	is(outcome(cpu), RETIRED, "S04 LOCK ADD across 32 bytes inside a line: no fault");
 	gone();
 	cpu = DETECTING(store_across, 3);
-	ok(outcome(cpu) == RETIRED && board_get(&b, OPERAND, 4) == 0x11223344, "S05 plain store across a line: no fault");
+	ok(outcome(cpu) == RETIRED && board_get(&b, OPERAND, 4) == 0x11223344,
+		"S05 plain store across a line: no fault");
 	gone();
 	cpu = DETECTING(cmpxchg16_odd, 0);
 	ok(faulted(cpu, 13, &err, &at) && err == 0, "S09 CMPXCHG16B not on 16 bytes: #GP before split-lock detection");
@@ -173,7 +175,8 @@ static void no_bus_lock_with_ac(void)
 
 	board_enable_cap(&b, KVM_CAP_X86_BUS_LOCK_EXIT, KVM_BUS_LOCK_DETECTION_EXIT);
 	set_msr(cpu, MSR_DEBUGCTL, 4);
-	ok(outcome(cpu) == GIVEN && !(b.cpu[cpu].run->flags & KVM_RUN_X86_BUS_LOCK) && board_run(&b, cpu, 100) == KVM_EXIT_HLT,
+	ok(outcome(cpu) == GIVEN && !(b.cpu[cpu].run->flags & KVM_RUN_X86_BUS_LOCK) && board_run(&b, cpu,
+		100) == KVM_EXIT_HLT,
 	   "S12 bit 29 and DEBUGCTL[2] set: #AC only, neither #DB nor a bus-lock exit");
 	gone();
 }

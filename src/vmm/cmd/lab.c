@@ -22,7 +22,8 @@
 #define CHILD_SECONDS 120
 
 static const struct lab_family *const families[] = {
-	&lab_ac, &lab_db, &lab_fault, &lab_shutdown, &lab_lock, &lab_bus, &lab_storm, &lab_engine, &lab_hang, &lab_innocent,
+	&lab_ac, &lab_db, &lab_fault, &lab_shutdown, &lab_lock, &lab_bus, &lab_storm, &lab_engine, &lab_hang,
+		&lab_innocent,
 };
 
 struct lab {

@@ -89,7 +89,8 @@ static void setup_delivery(struct board *b)
 }
 
 /* With detection on, the delivery of #AC sets that bit, which is #AC: nothing retires. */
-BOARD_ASM(lab_bus_ac, 64, "mov $0x33, %ecx; mov $0x20000000, %eax; xor %edx, %edx; wrmsr; lock incl 0x3003e; " LAB_LOOP);
+BOARD_ASM(lab_bus_ac, 64, "mov $0x33, %ecx; mov $0x20000000, %eax; xor %edx, %edx; wrmsr; lock incl 0x3003e;"
+	  LAB_LOOP);
 static void setup_ac(struct board *b)
 {
 	lab_cpu(b, BOARD_LONG64, lab_bus_ac);
@@ -105,9 +106,12 @@ static const struct lab_guest bus[] = {
 	KILL("bus-real", real, "split locks in real mode"),
 	KILL("bus-code", code, "far returns through a descriptor across a line"),
 	KILL("bus-delivery", delivery, "interrupts whose handler's descriptor crosses a line"),
-	{ "bus-ac", "#AC of a split lock, whose delivery makes one", END_NOTIFY, SIGN_STUCK, "intercepts=drop", setup_ac, NULL },
-	{ "bus-warn", "split locks against a host that warns", END_KICK, SIGN_COUNT, "split-lock=warn", setup_warn, NULL },
-	{ "bus-limit", "split locks against a rate limit", END_KICK, SIGN_COUNT, "bus-lock=ratelimit:10", setup_limit, NULL },
+	{ "bus-ac", "#AC of a split lock, whose delivery makes one", END_NOTIFY, SIGN_STUCK, "intercepts=drop",
+		setup_ac, NULL },
+	{ "bus-warn", "split locks against a host that warns", END_KICK, SIGN_COUNT, "split-lock=warn",
+		setup_warn, NULL },
+	{ "bus-limit", "split locks against a rate limit", END_KICK, SIGN_COUNT, "bus-lock=ratelimit:10",
+		setup_limit, NULL },
 	TOLD("bus-mtrr", mtrr, "locks in uncacheable memory, by an MTRR"),
 	TOLD("bus-table", table, "accessed bits in an uncacheable page table"),
 	{ "bus-device", "locked accesses to a device", END_EXIT, SIGN_EXITS, "bus-lock=off", setup_device, NULL },

@@ -52,15 +52,18 @@ STORM(fresh_code, 64, BOARD_LONG64, "mov $0x200000, %edi",
 STORM(overlap, 64, BOARD_LONG64, "lea 3f(%rip), %rbx; xor %ecx, %ecx",
       "mov %ecx, %eax; and $3, %eax; add %rbx, %rax; inc %ecx; call *%rax; jmp 4f;"
       "3: .byte 0x48, 0xb8, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0xc3, 0xc3, 0xc3, 0xc3; 4: nop", )
-STORM(targets, 64, BOARD_LONG64, "cld; mov $0x200000, %edi; mov $0x100000, %ecx; mov $0xc3, %al; rep stosb; xor %ecx, %ecx",
-      "imul $0x343fd, %ecx, %ecx; add $0x269ec3, %ecx; mov %ecx, %eax; and $0xfffff, %eax; add $0x200000, %eax; call *%rax", )
+STORM(targets, 64, BOARD_LONG64, "cld; mov $0x200000, %edi; mov $0x100000, %ecx; mov $0xc3, %al; rep stosb;"
+	"xor %ecx, %ecx",
+      "imul $0x343fd, %ecx, %ecx; add $0x269ec3, %ecx; mov %ecx, %eax; and $0xfffff, %eax; add $0x200000, %eax;"
+	"call *%rax", )
 
 /* ---- translations ------------------------------------------------------------------------------------------- */
 
 STORM(invpcid, 64, BOARD_LONG64, "mov $2, %ebx", "invpcid 0x30000, %rbx", board_put(b, 0x30000, 0, 8))
 STORM(smap, 64, BOARD_LONG64, "nop", "stac; mov 0x33000, %eax; clac", board_put(b, BOARD_PT + 0x30 * 8, 0x30063, 8);
       board_put(b, BOARD_PT + 0x40 * 8, 0x40063, 8); cr4(b, 1 << 21))
-STORM(walks, 64, BOARD_LONG64, "mov %cr3, %rbx", "mov %rbx, %cr3; xor %eax, %eax; 3: testb $1, 0x200000(%rax); add $0x10000, %eax; cmp $0x200000, %eax; jb 3b", )
+STORM(walks, 64, BOARD_LONG64, "mov %cr3, %rbx", "mov %rbx, %cr3; xor %eax, %eax; 3: testb $1, 0x200000(%rax);"
+	"add $0x10000, %eax; cmp $0x200000, %eax; jb 3b", )
 STORM(remap, 64, BOARD_LONG64, "nop", "xorq $0x1000, 0x13190; invlpg 0x32000; mov 0x32000, %eax", )
 STORM(mtrr, 64, BOARD_LONG64, "mov $0x2ff, %ecx; xor %edx, %edx; mov $0x806, %eax", "xor $0x800, %eax; wrmsr", )
 STORM(pat, 64, BOARD_LONG64, "mov $0x277, %ecx; rdmsr", "xor $1, %edx; wrmsr", )
@@ -70,13 +73,15 @@ STORM(pat, 64, BOARD_LONG64, "mov $0x277, %ecx; rdmsr", "xor $1, %edx; wrmsr", )
 STORM(tables, 64, BOARD_LONG64, "sgdt 0x30000; sidt 0x30010", "lgdt 0x30000; lidt 0x30010", )
 STORM(rdtsc, 64, BOARD_LONG64, "nop", "rdtsc; pause", )
 STORM(compat, 64, BOARD_LONG64,
-      "nop", "pushq $0x08; lea 3f(%rip), %rbx; push %rbx; lretq; .code32; 3: ljmp $0x28, $0x40000 + 4f - lab_engine_compat; .code64; 4: nop",
+      "nop", "pushq $0x08; lea 3f(%rip), %rbx; push %rbx; lretq; .code32;"
+	"3: ljmp $0x28, $0x40000 + 4f - lab_engine_compat; .code64; 4: nop",
       )
 STORM(paging, 32, BOARD_PAGED32, "mov %cr0, %ebx", "xor $0x80000000, %ebx; mov %ebx, %cr0", )
 
 /* Ring 3 and back. */
 BOARD_ASM(lab_engine_syscall, 64,
-	  "mov $0xc0000081, %ecx; xor %eax, %eax; mov $0x00200028, %edx; wrmsr; inc %ecx; lea 3f(%rip), %eax; xor %edx, %edx; wrmsr;"
+	  "mov $0xc0000081, %ecx; xor %eax, %eax; mov $0x00200028, %edx; wrmsr; inc %ecx; lea 3f(%rip), %eax;"
+	  "xor %edx, %edx; wrmsr;"
 	  "4: lea 2f(%rip), %rcx; mov $2, %r11d; sysretq; 2: incl 0x30800; syscall; 3: jmp 4b");
 static void setup_syscall(struct board *b)
 {
@@ -97,7 +102,8 @@ static void setup_contend(struct board *b)
 
 /* ---- nothing but time -------------------------------------------------------------------------------------------- */
 
-BOARD_ASM(lab_engine_string, 64, "cli; cld; 2: mov $0x200000, %esi; mov $0x200001, %edi; mov $0x1ff000, %ecx; rep movsb; " COUNT);
+BOARD_ASM(lab_engine_string, 64, "cli; cld; 2: mov $0x200000, %esi; mov $0x200001, %edi; mov $0x1ff000, %ecx;"
+	"rep movsb; " COUNT);
 static void setup_string(struct board *b) { lab_cpu(b, BOARD_LONG64, lab_engine_string); }
 
 #define KICK(name, id, text) { name, text, END_KICK, SIGN_COUNT, "intercepts=drop", setup_##id, NULL }

@@ -66,7 +66,8 @@ struct lab_family {
 	unsigned int n;
 };
 #define LAB_FAMILY(name) const struct lab_family lab_##name = { #name, name, ARRAY_SIZE(name) }
-extern const struct lab_family lab_ac, lab_db, lab_fault, lab_shutdown, lab_lock, lab_bus, lab_storm, lab_engine, lab_hang, lab_innocent;
+extern const struct lab_family lab_ac, lab_db, lab_fault, lab_shutdown, lab_lock, lab_bus, lab_storm,
+	lab_engine, lab_hang, lab_innocent;
 
 /**
  * struct lab_result - what became of a guest
