@@ -87,6 +87,8 @@ static const char *request_name(enum file_class class, u32 request)
 #include "spec/kvm_ioctl.def"
 	}
 #undef NAME
+#define ABSENT_IOCTL(name, state, why) if (request == (u32)(name)) return #name;
+#include "spec/kvm_absent.def"
 	return NULL;
 }
 
@@ -96,6 +98,8 @@ static const char *cap_name(u64 cap)
 #define CAP(name, value) case name: return #name;
 #include "spec/kvm_cap.def"
 #undef CAP
+#define ABSENT_CAP(name, state, why) case name: return #name;
+#include "spec/kvm_absent.def"
 	default:
 		return NULL;
 	}
