@@ -411,7 +411,7 @@ static bool sets_all_flags(ZydisMnemonic m)
  */
 static bool host_shift_sets_af(void)
 {
-	static u8 known;
+	static _Atomic u8 known;
 	u64 zero, one;
 
 	if (!known) {

@@ -87,9 +87,10 @@ void departures_drain(struct kvm_vm *vm)
 	struct departures *d = &vm->departures;
 	struct departure_ring *ring = &vm->guard.ring;
 
-	vm->stat->departures_dropped[0] = ring->dropped;
+	/* Every vCPU does this; all write what they find. */
+	__atomic_store_n(&vm->stat->departures_dropped[0], ring->dropped, __ATOMIC_RELAXED);
 	for (unsigned int i = 0; i < DEP_KINDS; i++)
-		vm->stat->departures[i] = ring->total[i];
+		__atomic_store_n(&vm->stat->departures[i], ring->total[i], __ATOMIC_RELAXED);
 	if (!ring->wake || (ring->next == ring->read && !d->line_len))
 		return;
 	pthread_mutex_lock(&d->lock);

@@ -27,6 +27,9 @@ static struct {
 	struct irq_timerq timers;
 	/* service_del() waits until the pass that may still hold the watch is over */
 	_Atomic u32 pass;
+	/* what a watch held when it was added is seen by the thread that finds it ready: the system calls order
+	 * nothing as far as the language knows */
+	_Atomic u32 added;
 	int tid;
 } service = { .lock = PTHREAD_MUTEX_INITIALIZER, .epoll = -1, .timer = -1, .wake = -1 };
 
@@ -72,6 +75,7 @@ static void *service_main(void *arg)
 	for (;;) {
 		long n = sys_call(SYS_epoll_wait, service.epoll, ev, 32, -1);
 
+		atomic_load_explicit(&service.added, memory_order_acquire);
 		for (long i = 0; i < n; i++) {
 			struct service_watch *w = ev[i].data.ptr;
 
@@ -88,6 +92,7 @@ static int add(struct service_watch *w)
 {
 	struct epoll_event ev = { .events = w->events ?: EPOLLIN, .data.ptr = w };
 
+	atomic_fetch_add_explicit(&service.added, 1, memory_order_release);
 	return (int)sys_call(SYS_epoll_ctl, service.epoll, EPOLL_CTL_ADD, w->fd, &ev);
 }
 

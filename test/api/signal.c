@@ -160,6 +160,15 @@ static void t_adopted(void)
 	free_guest(&g);
 }
 
+#ifdef __SANITIZE_ADDRESS__
+/* The sanitizer would report the fault below and exit. */
+const char *__asan_default_options(void);
+__attribute__((visibility("default"))) const char *__asan_default_options(void)
+{
+	return "handle_segv=0";
+}
+#endif
+
 static void t_cancel_chain(void)
 {
 	volatile char *p = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -170,6 +179,9 @@ static void t_cancel_chain(void)
 
 int main(void)
 {
+#ifdef __SANITIZE_THREAD__
+	skip_all("ThreadSanitizer holds signals back until a thread calls libc");
+#endif
 	tap_child("tight loop", t_loop);
 	tap_child("sigaction flags", t_restart_flags);
 	tap_child("halted vCPU", t_halted);

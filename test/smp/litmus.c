@@ -115,7 +115,7 @@ static void litmus(const char *name, int n, const uint8_t *begin, const uint8_t 
 
 #define RUN(name, n, code, match, allowed) litmus(name, n, code, code##_end, match, allowed)
 
-/* ---- LOCK ---------------------------------------------------------------------------------------------------------- */
+/* ---- LOCK ------------------------------------------------------------------------------------------- */
 
 #define ADDS 20000
 #define SPLITS 400
