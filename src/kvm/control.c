@@ -5,6 +5,8 @@
  *	inject WHAT		as casement_inject()
  *	get KEY, set KEY=VALUE	as casement_get_option(), casement_change_option()
  *	vcpus			how many there are
+ *	exits N			of the Nth vCPU by kind: name:count:nanoseconds:least:most …
+ *	departures		name:count …
  *
  * The answer begins with "ok" or "error". The first VM of the process listens on PATH, the next on PATH.1, …
  */
@@ -48,6 +50,35 @@ static int get(struct kvm_vm *vm, const char *key, char *out, size_t n)
 	return snprintf(out, n, "ok %s\n", val);
 }
 
+static int exits(struct kvm_vm *vm, const char *arg, char *out, size_t n)
+{
+	unsigned long at = strtoul(arg, NULL, 10);
+	int len, r;
+
+	/* the vCPU must not go away while it is read */
+	pthread_mutex_lock(&vm->lock);
+	if (at >= vm->m.nvcpus) {
+		r = snprintf(out, n, "error no vCPU %lu\n", at);
+	} else {
+		len = snprintf(out, n, "ok ");
+		len += exitstat_print(kvm_of(vm->m.vcpu[at]), out + len, n - (size_t)len - 1);
+		r = len + snprintf(out + len, n - (size_t)len, "\n");
+	}
+	pthread_mutex_unlock(&vm->lock);
+	return r;
+}
+
+static int count_departures(struct kvm_vm *vm, char *out, size_t n)
+{
+	int at = snprintf(out, n, "ok");
+
+	for (unsigned int i = 0; i < DEP_KINDS; i++)
+		if (vm->guard.ring.total[i])
+			at += snprintf(out + at, n - (size_t)at, " %s:%llu", departure_name(i),
+				       (unsigned long long)vm->guard.ring.total[i]);
+	return at + snprintf(out + at, n - (size_t)at, "\n");
+}
+
 static int answer(struct kvm_vm *vm, char *line, char *out, size_t n)
 {
 	char *arg = strchr(line, ' '), err[512];
@@ -57,6 +88,10 @@ static int answer(struct kvm_vm *vm, char *line, char *out, size_t n)
 		*arg++ = 0;
 	if (!strcmp(line, "vcpus"))
 		return snprintf(out, n, "ok %u\n", vm->created_vcpus);
+	if (!strcmp(line, "exits") && arg)
+		return exits(vm, arg, out, n);
+	if (!strcmp(line, "departures"))
+		return count_departures(vm, out, n);
 	if (!strcmp(line, "get") && arg)
 		return get(vm, arg, out, n);
 	if (!strcmp(line, "set") && arg) {
@@ -67,7 +102,7 @@ static int answer(struct kvm_vm *vm, char *line, char *out, size_t n)
 		r = inject(vm, arg, err, sizeof(err));
 		return r ? snprintf(out, n, "error %s\n", err) : snprintf(out, n, "ok\n");
 	}
-	return snprintf(out, n, "error not one of inject WHAT, get KEY, set KEY=VALUE, vcpus\n");
+	return snprintf(out, n, "error not one of inject WHAT, get KEY, set KEY=VALUE, vcpus, exits N, departures\n");
 }
 
 static void hang_up(struct client *cl)
@@ -83,7 +118,7 @@ static void client_ready(struct service_watch *w)
 {
 	struct client *cl = (struct client *)w;
 	long n = sys_read(w->fd, cl->line + cl->len, sizeof(cl->line) - 1 - cl->len);
-	char out[768], *end;
+	char out[4096], *end;
 
 	if (n <= 0 && n != -EAGAIN) {
 		hang_up(cl);

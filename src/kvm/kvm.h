@@ -171,6 +171,18 @@ struct kvm_vm {
 
 enum run_pending { PENDING_NONE, PENDING_PIO, PENDING_MMIO, PENDING_MSR, PENDING_HYPERCALL };
 
+/**
+ * struct exitstat - exits by kind (exitstat.c); times in host TSC ticks
+ * @stop, @since: the exit whose end has not come, since 0: none
+ */
+struct exitstat {
+	enum cpu_stop stop;
+	u64 since;
+	struct exit_row_stat {
+		u64 n, total, min, max;
+	} row[CPU_STOPS];
+};
+
 struct kvm_vcpu {
 	struct vcpu *v;
 	struct guard_vcpu guard;
@@ -210,6 +222,7 @@ struct kvm_vcpu {
 	struct irq_timer vmx_timer;	/* VMX-preemption timer */
 
 	struct kvm_vcpu_stat *stat;
+	struct exitstat exitstat;
 };
 
 static inline struct kvm_vcpu *kvm_of(const struct vcpu *v) { return v->owner; }
@@ -334,6 +347,11 @@ int exit_translate(struct kvm_vcpu *k, enum cpu_stop stop);
 /* Take user space's answer to the last exit; immediate: finish the instruction now.
  * 1: go on; 0: another exit was made; < 0 -errno. */
 int exit_complete(struct kvm_vcpu *k, bool immediate);
+
+/* An exit, and the entry after it. */
+void exitstat_begin(struct kvm_vcpu *k, enum cpu_stop stop);
+void exitstat_end(struct kvm_vcpu *k);
+int exitstat_print(const struct kvm_vcpu *k, char *buf, size_t n);
 
 /* ---- the buses (bus.c, ioeventfd.c, irqfd.c) ------------------------------------------------------------ */
 

@@ -246,7 +246,9 @@ static long run_loop(struct kvm_vcpu *k)
 			return 0;
 		update_shared(k);
 		k->has_run = true;
+		exitstat_end(k);
 		stop = run_guest_or_not(k);
+		exitstat_begin(k, stop);
 		take_vapic(k);
 		STAT_INC(k, exits);
 		if (stop == CPU_STOP_MWAIT)

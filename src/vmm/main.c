@@ -16,6 +16,7 @@ static const struct command {
 	{ "doctor", cmd_doctor, "what this host offers; --json for programs" },
 	{ "with", cmd_with, "run another KVM program on the software processor" },
 	{ "qemu", cmd_qemu, "run qemu-system-x86_64 on the software processor" },
+	{ "stat", cmd_stat, "exits and departures of a running VM, from its control socket" },
 	{ "lab", cmd_lab, "hostile and innocent guests against this build's containment" },
 	{ "version", cmd_version, "print the version" },
 	{ "help", cmd_help, "print this text" },

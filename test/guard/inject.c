@@ -173,6 +173,13 @@ static void control(void)
 	pthread_join(t, NULL);
 	is(reason, KVM_EXIT_NOTIFY, "it is wedged, and KVM_RUN ends in a notify exit");
 	is(b.cpu[cpu].run->notify.flags, KVM_NOTIFY_CONTEXT_INVALID, "with an invalid context");
+	board_run(&b, cpu, 20);
+	ok(strstr(ask(fd, "exits 0\n"), "notify:1:"), "exits by kind");
+	ok(!strncmp(ask(fd, "exits 7\n"), "error no vCPU 7", 15), "of a vCPU there is");
+	is_str(ask(fd, "departures\n"), "ok notify-invalid:1 inject-hang:1 inject-context-invalid:1\n", "departures by kind");
+	snprintf(options, sizeof(options), "%s/casement stat %s | grep -q 'notify  *1 '", getenv("CASEMENT_BUILD") ?: "build",
+		 path);
+	is(system(options), 0, "casement stat shows them");
 	close(fd);
 	gone();
 	ok(access(path, F_OK), "the socket goes with its VM");
