@@ -152,7 +152,8 @@ void vmm_stop(struct vm *vm, int code, const char *fmt, ...) __attribute__((form
 void vmm_irq_line(struct vm *vm, unsigned int gsi, unsigned int source, bool level);
 void vmm_irq_msi(struct vm *vm, u64 addr, u32 data);
 
-/* log.c: departures go to stderr. The first of a kind, the tenth, the hundredth …: a guest that hangs for hours must not
+/* log.c: departures go to stderr. The first of a kind, the tenth, the hundredth …: a guest that hangs for
+ * hours must not
  * fill the log. */
 int vmm_watch_departures(struct vm *vm);
 void vmm_log_departures(void *arg, u32 events);

@@ -6,8 +6,11 @@
 #include "vm.h"
 
 /* Arithmetic, calls, memory, a fault and a software interrupt with a handler in each of 20000 rounds. */
-BOARD_ASM(work, 32, "mov $20000, %ecx; 1: mov %ecx, %eax; imul $7, %eax; push %eax; add %eax, 0x30000; pop %ebx; call 2f;"
-	  "int $0x40; ud2; dec %ecx; jnz 1b; mov $1, %al; out %al, $0xf4; hlt; 2: xor %ebx, %eax; rol $3, %eax; ret");
+BOARD_ASM(work, 32,
+	  "mov $20000, %ecx; 1: mov %ecx, %eax; imul $7, %eax; push %eax; add %eax, 0x30000; pop "
+	  "%ebx; call 2f;"
+	  "int $0x40; ud2; dec %ecx; jnz 1b; mov $1, %al; out %al, $0xf4; hlt; 2: xor %ebx, %eax; "
+	  "rol $3, %eax; ret");
 BOARD_ASM(just_return, 32, "iret");
 BOARD_ASM(skip_ud2, 32, "addl $2, (%esp); iret");
 
@@ -37,7 +40,9 @@ static u64 count(const char *self, const char *what)
 	FILE *f;
 
 	snprintf(cmd, sizeof(cmd),
-		 "valgrind --tool=callgrind --smc-check=all --callgrind-out-file=/dev/null %s %s 2>&1 </dev/null", self, what);
+		 "valgrind --tool=callgrind --smc-check=all --callgrind-out-file=/dev/null %s %s "
+		 "2>&1 </dev/null",
+		 self, what);
 	f = popen(cmd, "r");
 	while (f && fgets(line, sizeof(line), f)) {
 		char *c = strstr(line, "Collected : ");
@@ -64,8 +69,9 @@ int main(int argc, char **argv)
 	off = count(self, "off");
 	again = count(self, "off");
 	on = count(self, "on");
-	diag("instructions: off %llu, off again %llu, on %llu: %+.4f %%", (unsigned long long)off, (unsigned long long)again,
-	     (unsigned long long)on, 100.0 * ((double)on - (double)off) / (double)off);
+	diag("instructions: off %llu, off again %llu, on %llu: %+.4f %%", (unsigned long long)off,
+	     (unsigned long long)again, (unsigned long long)on,
+	     100.0 * ((double)on - (double)off) / (double)off);
 	ok(off > 20000000, "a fixed run");
 	ok(on < off + off / 1000, "notify exits, bus-lock counting and records cost at most 0.1 %%");
 	return done_testing();

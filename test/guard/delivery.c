@@ -57,7 +57,8 @@ static void aligned64(void)
 	CODE(ud64);
 	board_stack(&b, cpu, BOARD_STACK0 - 0x103);
 	is(board_run_out(&b, cpu, BOARD_PORT, 2000), 6, "L03 a 64-bit gate with a misaligned RSP");
-	is(board_get(&b, BOARD_STACK0 - 0x110 - 40, 8), board_code_at(cpu), "L03 the frame lies at RSP aligned down to 16");
+	is(board_get(&b, BOARD_STACK0 - 0x110 - 40, 8), board_code_at(cpu),
+	   "L03 the frame lies at RSP aligned down to 16");
 	is(board_get(&b, BOARD_STACK0 - 0x110 - 16, 8), BOARD_STACK0 - 0x103, "L03 and holds the old RSP");
 	gone();
 }
@@ -148,7 +149,7 @@ static void intercepted_db(void)
 	gone();
 }
 
-/* ---- the F00F hang ------------------------------------------------------------------------------------------------- */
+/* ---- the F00F hang --------------------------------------------------------------------------- */
 
 BOARD_ASM(f00f_code, 32, ".byte 0xf0, 0x0f, 0xc7, 0xc8; mov $1, %al; out %al, $0xf4; hlt");
 

@@ -31,9 +31,11 @@ static void language(void)
 		ok(casement_inject(b.vm, bad[i], err, sizeof(err)) < 0 && errno == EINVAL && strstr(err, "wedge:VCPU"),
 		   "'%s' is refused with what is accepted", bad[i]);
 	}
-	ok(casement_inject(b.vm, "wedge:7:5", err, sizeof(err)) < 0 && strstr(err, "no such vCPU"), "no such vCPU: %s", err);
+	ok(casement_inject(b.vm, "wedge:7:5", err, sizeof(err)) < 0 && strstr(err, "no such vCPU"),
+	   "no such vCPU: %s", err);
 	ok(casement_inject(0, "nmi-unblock", err, sizeof(err)) < 0 && errno == EBADF, "not a VM");
-	ok(casement_set_options("inject=nonsense", err, sizeof(err)) < 0, "the option is looked at when it is given: %s", err);
+	ok(casement_set_options("inject=nonsense", err, sizeof(err)) < 0,
+	   "the option is looked at when it is given: %s", err);
 	gone();
 }
 
@@ -58,7 +60,8 @@ static void ioctls(void)
 	struct kvm_regs r;
 
 	start("");
-	is(casement_inject(b.vm, "ioctl:KVM_GET_REGS:ENOMEM:3", err, sizeof(err)), 0, "the third KVM_GET_REGS is to fail");
+	is(casement_inject(b.vm, "ioctl:KVM_GET_REGS:ENOMEM:3", err, sizeof(err)), 0,
+	   "the third KVM_GET_REGS is to fail");
 	is(board_cpu_ioctl(&b, cpu, KVM_GET_REGS, &r), 0, "the first does not");
 	is(board_cpu_ioctl(&b, cpu, KVM_GET_REGS, &r), 0, "nor the second");
 	is(board_cpu_ioctl(&b, cpu, KVM_GET_REGS, &r), -ENOMEM, "the third does");

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * During an endless delivery with notify exits off: how soon the host gets through, and whether another vCPU notices.
- * Times are printed; the bounds are generous where the machine is shared, and hold exactly in check-long on a quiet one.
+ * Times are printed; the bounds are generous where the machine is shared, and hold exactly in check-long on a
+ * quiet one.
  */
 #include "vm.h"
 
@@ -178,7 +179,9 @@ static void slots(void)
 /* ---- a sibling ------------------------------------------------------------------------------------------- */
 
 /* Change a page table entry, flush, ask the other vCPU to flush by an NMI: a shootdown that needs no answer. */
-BOARD_ASM(shootdowns, 32, "mov $0xfee00300, %ebx; 1: movl $0x00300067, 0x15c00; invlpg 0x300000; mov %cr3, %eax; mov %eax, %cr3;"
+BOARD_ASM(shootdowns, 32,
+	  "mov $0xfee00300, %ebx; 1: movl $0x00300067, 0x15c00; invlpg 0x300000; mov %cr3, %eax; "
+	  "mov %eax, %cr3;"
 	  "incl 0x30900; jmp 1b");
 
 static u64 rate(bool attacked)
@@ -223,8 +226,10 @@ static void sibling(void)
 		best_alone = alone > best_alone ? alone : best_alone;
 		best_beside = beside > best_beside ? beside : best_beside;
 	}
-	diag("shootdowns a second: %llu beside a vCPU that jumps to itself, %llu beside the loop (%.1f %%)",
-	     (unsigned long long)best_alone, (unsigned long long)best_beside, 100.0 * (double)best_beside / (double)best_alone);
+	diag("shootdowns a second: %llu beside a vCPU that jumps to itself, %llu beside the loop "
+	     "(%.1f %%)",
+	     (unsigned long long)best_alone, (unsigned long long)best_beside,
+	     100.0 * (double)best_beside / (double)best_alone);
 	ok(best_beside * 100 >= best_alone * 95, "a sibling keeps 95 %% of its rate");
 }
 

@@ -49,7 +49,9 @@ static int run(const char *accel)
 	FILE *f;
 	int status;
 
-	snprintf(cmd, sizeof(cmd), "timeout 60 %s run -k %s --format flat64 --timeout 1 -m 16M --accel '%s' 2>&1 </dev/null",
+	snprintf(cmd, sizeof(cmd),
+		 "timeout 60 %s run -k %s --format flat64 --timeout 1 -m 16M --accel '%s' 2>&1 "
+		 "</dev/null",
 		 casement, image, accel);
 	f = popen(cmd, "r");
 	n = fread(text, 1, sizeof(text) - 1, f);
@@ -70,11 +72,13 @@ static unsigned int occurrences(const char *s)
 static void modes(void)
 {
 	is(run("casement,intercepts=drop"), 4, "default: run again until --timeout");
-	ok(strstr(text, "context valid, L1, RIP 0x1000") && strstr(text, "1 time; run again"), "the first is told, with level, RIP and how often");
+	ok(strstr(text, "context valid, L1, RIP 0x1000") && strstr(text, "1 time; run again"),
+	   "the first is told, with level, RIP and how often");
 	ok(occurrences("run again") < 5, "but not each");
 	is(run("casement,intercepts=drop,notify-vmexit=run,notify-window=1000"), 4, "run with a window");
 	is(run("casement,intercepts=drop,notify-vmexit=internal-error"), 4, "internal-error: exit code 4");
-	ok(strstr(text, "context valid") && strstr(text, "stopped (notify-vmexit=internal-error)"), "says why it stopped");
+	ok(strstr(text, "context valid") && strstr(text, "stopped (notify-vmexit=internal-error)"),
+	   "says why it stopped");
 	is(run("casement,intercepts=drop,notify-vmexit=disable"), 4, "disable: until --timeout");
 	ok(!strstr(text, "notify VM exit"), "without notify exits");
 }
@@ -84,10 +88,13 @@ static void invalid(void)
 	is(run("casement,intercepts=drop,inject=context-invalid:flag"), 4, "notify-invalid=stop is the default");
 	ok(strstr(text, "context invalid, L1") && strstr(text, "; stopped"), "and says so");
 	is(run("casement,intercepts=drop,inject=context-invalid:flag,notify-invalid=shutdown-vm"), 4, "shutdown-vm");
-	ok(strstr(text, "L1 is shut down") && strstr(text, "shut down after a notify VM exit"), "the triple fault was asked for and came");
+	ok(strstr(text, "L1 is shut down") && strstr(text, "shut down after a notify VM exit"),
+	   "the triple fault was asked for and came");
 	ok(strstr(text, "notify-invalid:") && strstr(text, "triple-fault-request:") &&
-		   strstr(text, "notify-invalid:") < strstr(text, "triple-fault-request:"), "departures in order in the log");
-	is(run("casement,intercepts=drop,inject=context-invalid:flag,notify-invalid=shutdown-l2"), 4, "shutdown-l2 while L1 runs");
+		   strstr(text, "notify-invalid:") < strstr(text, "triple-fault-request:"),
+	   "departures in order in the log");
+	is(run("casement,intercepts=drop,inject=context-invalid:flag,notify-invalid=shutdown-l2"),
+	   4, "shutdown-l2 while L1 runs");
 	ok(strstr(text, "; stopped"), "stops: there is no L2 to end");
 }
 
@@ -126,7 +133,8 @@ static void environment(void)
 	unsetenv("CASEMENT_OPTS");
 	f = fopen(records, "r");
 	for (; f && fgets(line, sizeof(line), f); n++)
-		ok(line[0] == '{' && strstr(line, "\"kind\":") && strstr(line, "}\n"), "departures=FILE, record %u: %.60s…", n, line);
+		ok(line[0] == '{' && strstr(line, "\"kind\":") && strstr(line, "}\n"),
+		   "departures=FILE, record %u: %.60s…", n, line);
 	if (f)
 		fclose(f);
 	is(n, 3, "departures=FILE: injection, notify exit, triple fault");

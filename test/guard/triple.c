@@ -155,14 +155,16 @@ static void seed_flow(void)
 	enable_notify(0, NOTIFY_ON_USER);
 	fd = casement_departures(b.vm, CASEMENT_JSON);
 	cpu = ac_loop();
-	is(casement_inject(b.vm, "context-invalid:flag", NULL, 0), 0, "flow: the next notify exit has an invalid context");
+	is(casement_inject(b.vm, "context-invalid:flag", NULL, 0), 0,
+	   "flow: the next notify exit has an invalid context");
 	is(board_run(&b, cpu, 5000), KVM_EXIT_NOTIFY, "flow: the notify exit");
 	is(b.cpu[cpu].run->notify.flags, KVM_NOTIFY_CONTEXT_INVALID, "flow: says so");
 	is(set(KVM_VCPUEVENT_VALID_TRIPLE_FAULT, 1), 0, "flow: user space asks for a triple fault");
 	is(board_run(&b, cpu, 5000), KVM_EXIT_SHUTDOWN, "flow: the shutdown");
 	departures(fd, lines, sizeof(lines));
 	kinds(lines, seen, sizeof(seen));
-	is_str(seen, "inject-context-invalid notify-invalid triple-fault-request", "flow: three departures in this order");
+	is_str(seen, "inject-context-invalid notify-invalid triple-fault-request",
+	       "flow: three departures in this order");
 	is(stat_of(-1, "departures", 1), 1, "flow: and in the statistics");
 	close(fd);
 	gone();

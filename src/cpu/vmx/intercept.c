@@ -393,7 +393,7 @@ static int vmfunc(struct vcpu *v, const struct insn *i)
 	return OP_END;
 }
 
-/* ---- the rest ------------------------------------------------------------------------------------------------------ */
+/* ---- the rest -------------------------------------------------------------------------------- */
 
 static int invlpg(struct vcpu *v, const struct insn *i)
 {
