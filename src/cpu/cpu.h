@@ -386,6 +386,8 @@ struct vcpu {
 	struct tlb_l1 *l1; /* [VIEW_NUM], of the running level */
 	u64 fs_base_copy, gs_base_copy; /* of seg[], for emitted code; kept by seg code */
 	u64 scratch[8];	/* for emitted code */
+	u64 jit_tmp[4];	/* likewise, for translated code */
+	u32 jit_result;	/* enum op_result that it leaves with */
 	u64 icount;	/* instructions retired before the running trace */
 	struct bounce bounce;
 
@@ -660,6 +662,7 @@ enum mode_bits { /* low bits of vcpu.mode_key: what changes decoding or fetching
  * @drop: a trace is invalid from now on; the vCPU is the caller's or paused
  * @flush: all traces are
  * @fault: a host signal arrived; as native_fault()
+ * @run: in place of native_run(), to compare the tiers; normally NULL
  */
 struct translator {
 	void (*enter)(struct vcpu *v);
@@ -669,6 +672,7 @@ struct translator {
 	void (*flush)(struct vcpu *v);
 	bool (*fault)(struct vcpu *v, int vector, void *uctx);
 	void (*destroy)(struct vcpu *v);
+	int (*run)(struct vcpu *v, const struct insn *first);
 };
 
 /* Derive cpl (SS.DPL), csz, ssz, fp_ok, dtlb view and mode_key after any change to CR0, CR4, XCR0, EFER,

@@ -31,6 +31,12 @@ struct rename {
 
 /* The guest's own instruction with other operands (rename.c). */
 void rename_emit(struct emit *e, const struct decode *d, const struct rename *r);
+/* Does the memory operand obey the rules of locks? */
+bool native_is_locked(const struct decode *d);
+/* enum fp_live bit that a vector instruction needs */
+unsigned int native_live_bit(const struct decode *d);
+/* Must a pending #MF come before faults of the memory operand? */
+bool native_waits_x87(const struct decode *d);
 
 int native_init(struct vcpu *v);	/* 0 or -errno */
 void native_destroy(struct vcpu *v);

@@ -14,10 +14,10 @@ static bool is_fast(const struct stub *s)
 	return s->d->csz == 8 && insn_asz(s->rec) == 8;
 }
 
-static bool is_locked(const struct stub *s)
+bool native_is_locked(const struct decode *d)
 {
 	/* XCHG with memory locks by itself. [SDM2D "XCHG"] */
-	return s->d->mem_acc == MEM_RW && (s->rec->flags & INSN_LOCK || s->rec->id == INSN_XCHG);
+	return d->mem_acc == MEM_RW && (d->rec.flags & INSN_LOCK || d->rec.id == INSN_XCHG);
 }
 
 void stub_ea(struct stub *s, bool with_segment)
@@ -102,7 +102,7 @@ void stub_mem_begin(struct stub *s)
 
 	if (is_fast(s)) {
 		stub_ea(s, true);
-		if (is_locked(s)) {
+		if (native_is_locked(s->d)) {
 			s->slow_lock = check_line(s, size);
 			s->slow_type = check_type(s);
 		}
@@ -123,11 +123,11 @@ void stub_mem_end(struct stub *s)
 	s->after_commit = e->n;
 }
 
-static unsigned int live_bit(const struct stub *s)
+unsigned int native_live_bit(const struct decode *d)
 {
-	unsigned int feature = insn_rows[s->rec->id].feature;
+	unsigned int feature = insn_rows[d->rec.id].feature;
 
-	if (s->d->avx)
+	if (d->avx)
 		return FP_LIVE_AVX;
 	return feature == FEAT_FPU || feature == FEAT_MMX ? FP_LIVE_X87 : FP_LIVE_SSE;
 }
@@ -137,7 +137,7 @@ void stub_fp_begin(struct stub *s)
 	struct emit *e = &s->e;
 
 	emit_rm(e, false, 0xf6, 0, R_VCPU, OFF(fp_live));
-	emit1(e, live_bit(s));
+	emit1(e, native_live_bit(s->d));
 	s->slow_fp = emit_jcc(e, CC_E);
 	s->after_fp = e->n;
 }
@@ -174,7 +174,7 @@ void stub_cold(struct stub *s)
 	}
 	if (s->slow_mem) {
 		u32 acc = (s->d->mem_acc & MEM_R ? ACC_R : 0) | (s->d->mem_acc & MEM_W ? ACC_W : 0) |
-			  (is_locked(s) ? ACC_LOCK : 0);
+			  (native_is_locked(s->d) ? ACC_LOCK : 0);
 
 		emit_land(e, s->slow_mem);
 		if (s->slow_lock)

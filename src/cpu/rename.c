@@ -240,9 +240,9 @@ static void store_registers(struct stub *s)
 			emit_store(&s->e, s->r.host[g], R_VCPU, (size_t)OFF_GPR(g));
 }
 
-static bool waits_for_x87(const struct stub *s)
+bool native_waits_x87(const struct decode *d)
 {
-	return s->d->x87 && s->rec->id != INSN_FNSTCW && s->rec->id != INSN_FNSTSW;
+	return d->x87 && d->rec.id != INSN_FNSTCW && d->rec.id != INSN_FNSTSW;
 }
 
 /* MOV register, immediate: the constant comes from the record, or each one would be a stub. */
@@ -274,7 +274,7 @@ bool stub_compute(struct stub *s)
 	s->r.mem = (struct mem_ref){ .base = s->ptr, .index = REF_NONE };
 	if (d->vector)
 		stub_fp_begin(s);
-	if (mem && waits_for_x87(s))
+	if (mem && native_waits_x87(d))
 		emit1(&s->e, 0x9b); /* fwait: a pending #MF comes before faults of the operand */
 	if (mem)
 		stub_mem_begin(s);

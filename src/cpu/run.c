@@ -343,7 +343,7 @@ static bool run_traces(struct vcpu *v)
 			break;
 		}
 		v->page_rip = v->rip - rec->off;
-		res = native_run(v, rec);
+		res = unlikely(v->tr && v->tr->run) ? v->tr->run(v, rec) : native_run(v, rec);
 		settle(v, res);
 		if (unlikely((v->rflags & FLAG_IF) & ~was_if))
 			atomic_fetch_or(&v->request, REQ_EVENT);

@@ -1,1 +1,130 @@
 /* SPDX-License-Identifier: MIT */
+#include "jit/jit.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+
+#include "base/base.h"
+#include "jit/jit_priv.h"
+
+#ifndef HWCAP2_FSGSBASE
+#define HWCAP2_FSGSBASE 2
+#endif
+
+/* RDGSBASE and RORX */
+static bool host_fits(void)
+{
+	u32 a = 7, b, c = 0, d;
+
+	asm volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+	return (b & BIT(8)) && (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE);
+}
+
+static void enter(struct vcpu *v)
+{
+	asm volatile("rdgsbase %0" : "=r"(v->jit->host_gs));
+	asm volatile("wrgsbase %0" : : "r"(v));
+	v->jit->entered = base_rdtsc();
+}
+
+/* Blocks count no instructions; who asks for icount wants to know how busy the vCPU was. */
+static void leave(struct vcpu *v)
+{
+	v->icount += base_rdtsc() - v->jit->entered;
+	asm volatile("wrgsbase %0" : : "r"(v->jit->host_gs));
+}
+
+static void drop(struct vcpu *v, struct trace *t)
+{
+	unlink_block(v, t->block);
+	t->rec[0].fn = t->first;
+	t->block = 0;
+	t->code = NULL;
+}
+
+static void flush(struct vcpu *v)
+{
+	struct jit *j = v->jit;
+
+	for (u32 n = 1; n <= j->nblocks; n++) {
+		struct trace *t = j->block[n].t;
+
+		if (!t || t->block != n)
+			continue;
+		t->rec[0].fn = native_warm_entry(v);
+		t->heat = TRACE_HEAT;
+		t->block = 0;
+		t->code = NULL;
+	}
+	j->used = j->glue_end;
+	j->nsites = j->nexits = j->nblocks = 0;
+	j->stats.flushes++;
+	vcpu_reverify(v); /* the jump cache knows code that is gone */
+}
+
+static void destroy(struct vcpu *v)
+{
+	if (!v->jit)
+		return;
+	xmem_destroy(&v->jit->x);
+	munmap(v->jit, sizeof(*v->jit));
+	v->jit = NULL;
+	v->tr = NULL;
+}
+
+static const struct translator translator = {
+	.enter = enter,
+	.leave = leave,
+	.translate = jit_translate,
+	.drop = drop,
+	.flush = flush,
+	.fault = jit_fault,
+	.destroy = destroy,
+};
+
+static const struct translator lockstep_translator = {
+	.enter = enter,
+	.leave = leave,
+	.translate = jit_translate,
+	.drop = drop,
+	.flush = flush,
+	.fault = jit_fault,
+	.destroy = destroy,
+	.run = lockstep_run,
+};
+
+int jit_attach(struct vcpu *v)
+{
+	struct jit *j;
+	int err;
+
+	if (!host_fits())
+		return -EOPNOTSUPP;
+	j = mmap(NULL, sizeof(*j), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (j == MAP_FAILED)
+		return -ENOMEM;
+	err = xmem_create(&j->x, CODE_SIZE, "casement-blocks");
+	if (err) {
+		munmap(j, sizeof(*j));
+		return err;
+	}
+	v->jit = j;
+	if (getenv("CASEMENT_LOCKSTEP")) {
+		j->lockstep = mmap(NULL, lockstep_size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (j->lockstep == MAP_FAILED)
+			j->lockstep = NULL;
+	}
+	glue_make(v);
+	v->tr = j->lockstep ? &lockstep_translator : &translator;
+	return 0;
+}
+
+void jit_get_stats(const struct vcpu *v, struct jit_stats *s)
+{
+	memset(s, 0, sizeof(*s));
+	if (v->jit)
+		*s = v->jit->stats;
+}

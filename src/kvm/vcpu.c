@@ -12,6 +12,7 @@
 
 #include "kvm/sig.h"
 #include "kvm/sys.h"
+#include "jit/jit.h"
 
 void vcpu_free(struct kvm_vcpu *k)
 {
@@ -66,6 +67,8 @@ static int vcpu_init(struct kvm_vcpu *k, u32 id)
 	if (r)
 		return r;
 	nested_init(k);
+	if (vm->guard.opt.engine == ENGINE_JIT)
+		(void)jit_attach(k->v); /* a host that cannot: the interpreter */
 	guard_vcpu_init(&k->guard, &vm->guard, k->v);
 	if (!vm->guard.lock.offered)
 		k->v->msr_val[MSR_SLOT_CORE_CAPABILITIES] = 0;

@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A block from a trace.
+ *
+ * It has two entries, one for each place where the flags can be. What the first instruction that cares wants
+ * decides which of them is longer by the few instructions that move the flags.
+ */
+#include "jit/jit_priv.h"
+
+#include <string.h>
+
+#include "base/base.h"
+#include "cpu/op/op.h"
+
+u32 work_site(struct work *w, unsigned int size, unsigned int acc)
+{
+	struct jit *j = w->j;
+	struct site *s;
+
+	if (w->site == NO_SITE) {
+		w->site = j->nsites++;
+		s = &j->site[w->site];
+		s->host = s->done = j->used + w->e.n;
+		s->rec = (u32)(((const u8 *)work_rec(w) - w->v->rc->arena) / 8);
+		s->flags = w->flags;
+		s->recipe = w->recipe;
+		s->size = s->acc = 0;
+	}
+	s = &j->site[w->site];
+	if (size) {
+		s->size = (u8)size;
+		s->acc = (u8)acc;
+	}
+	return w->site;
+}
+
+struct cold *work_cold(struct work *w, enum cold_kind kind, u32 site)
+{
+	struct cold *c = &w->cold[w->ncold < COLDS - 1 ? w->ncold++ : COLDS - 1];
+
+	*c = (struct cold){ .kind = (u8)kind, .site = site, .back = NO_WAY_BACK };
+	return c;
+}
+
+void cold_from(struct cold *c, unsigned int jump)
+{
+	c->jump[c->njumps++] = jump;
+}
+
+static void put_cold(struct work *w)
+{
+	struct jit *j = w->j;
+	const u8 *const to[] = { [COLD_SLOW] = j->slow, [COLD_OP] = j->op, [COLD_FP] = j->fp,
+				 [COLD_STOP] = j->stop };
+
+	for (unsigned int n = 0; n < w->ncold; n++) {
+		struct cold *c = &w->cold[n];
+
+		for (unsigned int k = 0; k < c->njumps; k++)
+			emit_land(&w->e, c->jump[k]);
+		if (c->kind == COLD_STOP)
+			put_mov(&w->e, GPR_RCX, R_T);
+		if (c->save_flags)
+			put_save_flags(&w->e, R_T);
+		emit_mov_imm(&w->e, R_I, c->site);
+		put_call(w, to[c->kind]);
+		if (c->back != NO_WAY_BACK)
+			emit_jmp_back(&w->e, c->back);
+	}
+}
+
+static void put_cold_exits(struct work *w)
+{
+	for (unsigned int n = 0; n < w->nexits; n++) {
+		struct exit *x = &w->exit[n];
+		struct mem_ref target = ref_base(R_T, (s32)x->cold);
+
+		emit_land(&w->e, x->at);
+		x->cold = w->j->used + w->e.n;
+		x->at += w->j->used;
+		if (x->flags == FLAGS_HOST)
+			put_save_flags(&w->e, R_T);
+		put_load(&w->e, R_T, OFF(page_rip));
+		put_lea(&w->e, R_T, &target);
+		put_jump(w, w->j->jump);
+	}
+}
+
+/* ---- entries --------------------------------------------------------------------------------------------- */
+
+enum first_use { USE_SAVED, USE_HOST, USE_NONE };
+
+static enum first_use first_use(const struct work *w)
+{
+	for (unsigned int k = 0; k < w->n; k++) {
+		const struct decode *d = &w->d[k];
+		const struct insn *r = &w->t->rec[k];
+
+		if (insn_rows[r->id].traits & T_NOP)
+			continue;
+		if (!r->op && insn_is_inline(d, r)) {
+			bool mem = (r->flags & INSN_MEM) && !(insn_rows[r->id].traits & T_LEA);
+
+			if (flags_needed(d))
+				return mem || d->vector ? USE_SAVED : USE_HOST;
+			if (insn_has_site(d, r))
+				return USE_SAVED;
+			if (flags_replaced(d))
+				return USE_NONE;
+			continue;
+		}
+		return r->op == op_jcc ? USE_HOST : USE_SAVED;
+	}
+	return USE_SAVED;
+}
+
+static void put_entries(struct work *w, struct block *b)
+{
+	u32 start = w->j->used;
+	enum first_use use = first_use(w);
+
+	b->likes_host = use == USE_HOST;
+	b->saved = b->host = start;
+	w->flags = use == USE_SAVED ? FLAGS_SAVED : use == USE_HOST ? FLAGS_HOST : FLAGS_EITHER;
+	if (use == USE_SAVED) {
+		put_save_flags(&w->e, R_T);
+		b->saved = start + w->e.n;
+	} else if (use == USE_HOST) {
+		put_restore_flags(&w->e, R_T);
+		b->host = start + w->e.n;
+	}
+}
+
+/* ---- making a block ------------------------------------------------------------------------------------------ */
+
+static bool decode_trace(struct work *w)
+{
+	unsigned int pos = 0;
+
+	cpu_fp_spill(w->v); /* Zydis uses vector registers */
+	for (w->k = 0; w->k < w->n; w->k++) {
+		const struct insn *r = work_rec(w);
+
+		if (insn_decode(w->v, trace_src(w->t) + pos, r->len, 8, &w->d[w->k]) || w->d[w->k].len != r->len)
+			return false;
+		pos += r->len;
+	}
+	return true;
+}
+
+/* Handlers that end a trace may go on behind it all the same. */
+static bool falls_through(const struct insn *last)
+{
+	return last->op != op_jmp_rel && last->op != op_jmp_rm && last->op != op_call_rel &&
+	       last->op != op_call_rm && last->op != op_ret;
+}
+
+static bool make_block(struct work *w, struct block *b)
+{
+	const struct insn *last = &w->t->rec[w->n - 1];
+
+	put_entries(w, b);
+	for (w->k = 0; w->k < w->n; w->k++)
+		put_insn(w);
+	if (falls_through(last)) {
+		if (w->flags == FLAGS_EITHER || w->flags == FLAGS_RECIPE)
+			return false;
+		put_exit(w, -1, (u32)(last->off + last->len));
+		if (insn_rows[last->id].traits & T_END) /* the mode may be another one now */
+			w->exit[w->nexits - 1].off = PAGE_SIZE;
+	}
+	put_cold(w);
+	put_cold_exits(w);
+	return !emit_full(&w->e) && w->ncold < COLDS - 1;
+}
+
+static bool has_room(const struct jit *j)
+{
+	return j->used + BLOCK_ROOM <= CODE_SIZE && j->nsites + RCACHE_TRACE_MAX * 2 <= SITES &&
+	       j->nexits + BLOCK_EXITS <= EXITS && j->nblocks + 1 < BLOCKS;
+}
+
+static void keep_block(struct work *w, struct block *b)
+{
+	struct jit *j = w->j;
+
+	b->t = w->t;
+	b->exit0 = w->exit0;
+	b->nexits = (u16)w->nexits;
+	memcpy(&j->exit[w->exit0], w->exit, w->nexits * sizeof(w->exit[0]));
+	j->nexits += w->nexits;
+	j->used = (j->used + w->e.n + 15) & ~15u;
+	w->t->block = ++j->nblocks;
+	j->stats.blocks++;
+	j->stats.insns += w->n;
+	j->stats.guest_bytes += w->t->nbytes;
+	j->stats.host_bytes += w->e.n;
+	b->inline_mask = 0;
+	for (unsigned int k = 0; k < w->n; k++)
+		if (insn_is_inline(&w->d[k], &w->t->rec[k]) || has_template(&w->t->rec[k]))
+			b->inline_mask |= 1u << k;
+	if (j->lockstep)
+		rcache_set_code(w->v, w->t, native_step_end(w->v), j->x.rx + b->saved);
+	else
+		rcache_set_code(w->v, w->t, j->enter, j->x.rx + b->saved);
+	link_block(w->v, j->nblocks);
+}
+
+/* Block numbers start at 1. */
+void jit_translate(struct vcpu *v, struct trace *t)
+{
+	struct jit *j = v->jit;
+	struct work *w = &j->work;
+	struct block *b;
+
+	if (!has_room(j))
+		v->tr->flush(v);
+	w->v = v;
+	w->j = j;
+	w->t = t;
+	w->n = t->n;
+	w->e = (struct emit){ .max = BLOCK_ROOM, .buf = j->x.rw + j->used };
+	w->candidate = -1;
+	w->fp_ok = 0;
+	w->ncold = w->nexits = 0;
+	w->site0 = j->nsites;
+	w->exit0 = j->nexits;
+	b = &j->block[j->nblocks + 1];
+	if (!t->n || !decode_trace(w))
+		return;
+	if (make_block(w, b))
+		keep_block(w, b);
+	else
+		j->nsites = w->site0;
+}

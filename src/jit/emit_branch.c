@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Near branches and the stack, as in cpu/native_branch.c: the common case inline, the rest to the handler before
+ * anything has changed.
+ */
+#include "jit/jit_priv.h"
+
+#include "cpu/op/op.h"
+
+/* ---- leaving a block --------------------------------------------------------------------------------- */
+
+void put_exit(struct work *w, int cc, u32 off)
+{
+	struct exit *x = &w->exit[w->nexits++];
+
+	if (cc < 0)
+		emit_jmp(&w->e);
+	else
+		emit_jcc(&w->e, (enum emit_cc)cc);
+	*x = (struct exit){ .at = w->e.n, .off = (u16)(off < PAGE_SIZE ? off : PAGE_SIZE), .flags = w->flags };
+	x->cold = off; /* until put_cold_exits() */
+}
+
+/* Backward jumps look at the request word, without touching the flags. */
+static void put_poll(struct work *w)
+{
+	struct mem_ref request = ref_gs(OFF(request));
+	struct cold *c = work_cold(w, COLD_STOP, work_site(w, 0, 0));
+
+	c->save_flags = w->flags == FLAGS_HOST;
+	put_mov(&w->e, R_T, GPR_RCX);
+	emit_ref(&w->e, false, 0x8b, GPR_RCX, &request);
+	emit1(&w->e, 0xe3); /* jrcxz: over the jump */
+	emit1(&w->e, 5);
+	cold_from(c, emit_jmp(&w->e));
+	put_mov(&w->e, GPR_RCX, R_T);
+}
+
+static u32 target_off(const struct insn *r)
+{
+	return (u32)(r->off + r->len + (u64)r->imm);
+}
+
+static void poll_backward(struct work *w)
+{
+	const struct insn *r = work_rec(w);
+
+	if (target_off(r) <= r->off)
+		put_poll(w);
+}
+
+static void put_direct(struct work *w, int cc)
+{
+	poll_backward(w);
+	put_exit(w, cc, target_off(work_rec(w)));
+}
+
+static void put_jcc(struct work *w)
+{
+	flags_to_host(w, R_T);
+	put_direct(w, (int)insn_rm(work_rec(w)));
+}
+
+static void put_jmp_rel(struct work *w)
+{
+	put_direct(w, -1);
+}
+
+/* ---- stack --------------------------------------------------------------------------------------------- */
+
+/* T = host address of 8 bytes at reg + disp; misses run the handler and go on behind the instruction. */
+static struct cold *put_stack(struct work *w, unsigned int reg, s32 disp, bool write)
+{
+	struct mem_ref m = ref_base(reg, disp);
+	struct cold *c;
+
+	flags_give_up(w);
+	c = work_cold(w, COLD_OP, work_site(w, 0, 0));
+	w->j->site[w->site].flags = w->flags;
+	w->j->site[w->site].recipe = w->recipe;
+	put_check(w, &m, 8, write, c);
+	return c;
+}
+
+static void put_done(struct work *w, struct cold *c)
+{
+	c->back = w->e.n;
+	w->j->site[w->site].done = w->j->used + w->e.n;
+	flags_after(w);
+}
+
+static void move_sp(struct work *w, s32 by)
+{
+	struct mem_ref m = ref_base(R_SP, by);
+
+	put_lea(&w->e, R_SP, &m);
+}
+
+static void put_push(struct work *w)
+{
+	const struct insn *r = work_rec(w);
+	struct mem_ref top = ref_base(R_T, 0);
+	unsigned int host = R_I;
+	struct cold *c = put_stack(w, R_SP, -8, true);
+
+	if (r->op == op_push_imm) {
+		emit_ref(&w->e, true, 0xc7, 0, &top);
+		emit4(&w->e, (u32)r->imm);
+	} else {
+		if (jit_host[insn_rm(r)] == IN_MEMORY)
+			put_load(&w->e, R_I, OFF_GPR(insn_rm(r)));
+		else
+			host = jit_host[insn_rm(r)];
+		emit_ref(&w->e, true, 0x89, host, &top);
+	}
+	move_sp(w, -8);
+	put_done(w, c);
+}
+
+static void put_pop(struct work *w)
+{
+	const struct insn *r = work_rec(w);
+	struct mem_ref top = ref_base(R_T, 0);
+	unsigned int host = jit_host[insn_rm(r)];
+	struct cold *c = put_stack(w, R_SP, 0, false);
+
+	emit_ref(&w->e, true, 0x8b, host == IN_MEMORY ? R_I : host, &top);
+	if (host == IN_MEMORY)
+		put_store(&w->e, R_I, OFF_GPR(insn_rm(r)));
+	move_sp(w, 8);
+	put_done(w, c);
+}
+
+static void put_leave(struct work *w)
+{
+	struct mem_ref top = ref_base(R_T, 0), above = ref_base(GPR_RBP, 8);
+	struct cold *c = put_stack(w, GPR_RBP, 0, false);
+
+	emit_ref(&w->e, true, 0x8b, R_I, &top);
+	put_lea(&w->e, R_SP, &above);
+	put_mov(&w->e, GPR_RBP, R_I);
+	put_done(w, c);
+}
+
+/* ---- calls and returns --------------------------------------------------------------------------------------- */
+
+/* The address behind the instruction to [T]; then RSP moves. */
+static void put_return_address(struct work *w)
+{
+	const struct insn *r = work_rec(w);
+	struct mem_ref top = ref_base(R_T, 0), next = ref_base(R_I, r->off + r->len);
+
+	put_load(&w->e, R_I, OFF(page_rip));
+	put_lea(&w->e, R_I, &next);
+	emit_ref(&w->e, true, 0x89, R_I, &top);
+	move_sp(w, -8);
+}
+
+static void put_call_rel(struct work *w)
+{
+	poll_backward(w); /* not later: the push would be done twice */
+	put_stack(w, R_SP, -8, true);
+	put_return_address(w);
+	put_exit(w, -1, target_off(work_rec(w)));
+}
+
+/* A target that is not canonical is the branch's fault: the handler's business. */
+static void put_canonical(struct work *w, struct cold *c)
+{
+	struct emit *e = &w->e;
+
+	put_mov(e, R_I, R_T);
+	for (unsigned int ext = 4; ext <= 7; ext += 3) { /* shl, sar I, 16 */
+		emit1(e, 0x49);
+		emit1(e, 0xc1);
+		emit1(e, 0xc0 | ext << 3 | (R_I & 7));
+		emit1(e, 16);
+	}
+	emit_rr(e, true, 0x3b, R_I, R_T);
+	cold_from(c, emit_jcc(e, CC_NE));
+}
+
+static void put_ret(struct work *w)
+{
+	struct mem_ref top = ref_base(R_T, 0);
+	struct cold *c = put_stack(w, R_SP, 0, false);
+
+	emit_ref(&w->e, true, 0x8b, R_T, &top);
+	put_canonical(w, c);
+	move_sp(w, 8 + (s32)work_rec(w)->imm);
+	put_jump(w, w->j->jump);
+}
+
+/* T = target of an indirect branch */
+static struct cold *put_target(struct work *w)
+{
+	const struct insn *r = work_rec(w);
+	struct mem_ref at = ref_base(R_T, 0), m;
+	struct cold *c;
+
+	flags_to_saved(w);
+	c = work_cold(w, COLD_OP, work_site(w, 0, 0));
+	if (r->flags & INSN_MEM) {
+		struct mem_ref base;
+
+		m = put_address(w);
+		put_lea(&w->e, R_T, &m);
+		if (insn_seg(r) >= SEG_FS) {
+			base = ref_gs(insn_seg(r) == SEG_FS ? OFF(fs_base_copy) : OFF(gs_base_copy));
+			emit_ref(&w->e, true, 0x03, R_T, &base);
+		}
+		put_check(w, &at, 8, false, c);
+		emit_ref(&w->e, true, 0x8b, R_T, &at);
+	} else if (jit_host[insn_rm(r)] == IN_MEMORY) {
+		put_load(&w->e, R_T, OFF_GPR(insn_rm(r)));
+	} else {
+		put_mov(&w->e, R_T, jit_host[insn_rm(r)]);
+	}
+	put_canonical(w, c);
+	return c;
+}
+
+static void put_jmp_rm(struct work *w)
+{
+	put_target(w);
+	put_jump(w, w->j->jump);
+}
+
+static void put_call_rm(struct work *w)
+{
+	struct mem_ref top = ref_base(R_SP, -8);
+	struct cold *c = put_target(w);
+
+	put_store(&w->e, R_T, OFF(jit_tmp) + 16);
+	put_check(w, &top, 8, true, c);
+	put_return_address(w);
+	put_load(&w->e, R_T, OFF(jit_tmp) + 16);
+	put_jump(w, w->j->jump);
+}
+
+/* ---- choosing ------------------------------------------------------------------------------------------------- */
+
+static void (*template_of(const struct insn *r))(struct work *)
+{
+	bool mem = r->flags & INSN_MEM;
+
+	if (mem && (insn_asz(r) != 8 || !address_fits(r)))
+		return NULL;
+	if (r->op == op_jcc)
+		return put_jcc;
+	if (r->op == op_jmp_rel)
+		return put_jmp_rel;
+	if (r->op == op_call_rel)
+		return put_call_rel;
+	if (r->op == op_ret)
+		return put_ret;
+	if (r->op == op_jmp_rm && r->osz == 8)
+		return put_jmp_rm;
+	if (r->op == op_call_rm && r->osz == 8)
+		return put_call_rm;
+	if ((r->op == op_push || r->op == op_push_imm) && !mem && r->osz == 8)
+		return put_push;
+	if (r->op == op_pop && !mem && r->osz == 8 && insn_rm(r) != GPR_RSP)
+		return put_pop;
+	if (r->op == op_leave && r->osz == 8)
+		return put_leave;
+	return NULL;
+}
+
+bool is_stack_template(const struct insn *r)
+{
+	void (*put)(struct work *) = template_of(r);
+
+	return put == put_push || put == put_pop || put == put_leave;
+}
+
+bool has_template(const struct insn *r)
+{
+	return template_of(r) != NULL;
+}
+
+bool put_template(struct work *w)
+{
+	void (*put)(struct work *) = template_of(work_rec(w));
+
+	if (!put)
+		return false;
+	put(w);
+	return true;
+}

@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Instructions of a block: copied with other registers, or handed to C.
+ */
+#include "jit/jit_priv.h"
+
+#include "cpu/op/op.h"
+
+/* Guest registers in memory that the instruction names, each one once. */
+static unsigned int spilled(const struct decode *d, u8 reg[3])
+{
+	const struct insn *r = &d->rec;
+	u8 named[3];
+	unsigned int n = 0, found = 0;
+
+	if (d->gpr_fields & FIELD_REG)
+		named[n++] = (u8)insn_reg(r);
+	if (d->gpr_fields & (FIELD_RM | FIELD_OPCODE))
+		named[n++] = (u8)insn_rm(r);
+	if (d->gpr_fields & FIELD_VVVV)
+		named[n++] = d->vvvv;
+	for (unsigned int k = 0; k < n; k++) {
+		bool seen = jit_host[named[k]] != IN_MEMORY;
+
+		for (unsigned int i = 0; i < found; i++)
+			seen |= reg[i] == named[k];
+		if (!seen)
+			reg[found++] = named[k];
+	}
+	return found;
+}
+
+/* AH to BH exist only without REX. */
+static bool high_fits(const struct decode *d)
+{
+	const struct insn *r = &d->rec;
+
+	if (!d->gpr_high)
+		return true;
+	if (r->flags & INSN_MEM)
+		return false;
+	return (!(d->gpr_fields & FIELD_REG) || jit_host[insn_reg(r)] < 8) &&
+	       (!(d->gpr_fields & (FIELD_RM | FIELD_OPCODE)) || jit_host[insn_rm(r)] < 8);
+}
+
+static bool is_lea(const struct decode *d)
+{
+	return insn_rows[d->rec.id].traits & T_LEA;
+}
+
+static bool copyable(const struct decode *d, const struct insn *r)
+{
+	bool mem = r->flags & INSN_MEM;
+	u8 reg[3];
+
+	if (r->op || r->base == GPR_MOFFS || d->vsib || !high_fits(d))
+		return false;
+	if (mem && (!address_fits(r) || (!is_lea(d) && (!d->mem_size || d->mem_size > 64))))
+		return false;
+	if (is_lea(d))
+		return !d->size66;
+	return spilled(d, reg) <= (mem ? 1u : 2u);
+}
+
+bool insn_has_site(const struct decode *d, const struct insn *r)
+{
+	if (insn_rows[r->id].traits & T_NOP)
+		return false;
+	if (!copyable(d, r) || d->vector || r->id == INSN_DIV || r->id == INSN_IDIV)
+		return true;
+	return (r->flags & INSN_MEM) && !is_lea(d);
+}
+
+bool insn_is_inline(const struct decode *d, const struct insn *r)
+{
+	return copyable(d, r) || is_stack_template(r) || (insn_rows[r->id].traits & T_NOP);
+}
+
+void put_callout(struct work *w)
+{
+	flags_to_saved(w);
+	emit_mov_imm(&w->e, R_I, work_site(w, 0, 0));
+	put_call(w, w->j->lockstep ? w->j->stop : w->j->op);
+	w->j->site[w->site].done = w->j->used + w->e.n;
+	w->candidate = -1;
+	w->fp_ok = 0; /* C may have put vector state away */
+}
+
+static void put_lea_insn(struct work *w)
+{
+	const struct insn *r = work_rec(w);
+	unsigned int host = jit_host[insn_reg(r)];
+	unsigned int dst = host == IN_MEMORY ? R_T : host;
+	struct mem_ref m = put_address(w);
+
+	/* A 32-bit address is cut whatever the destination's size is. */
+	emit_ref(&w->e, insn_asz(r) == 8 && (r->flags & INSN_REXW), 0x8d, dst, &m);
+	if (host == IN_MEMORY)
+		put_store(&w->e, R_T, OFF_GPR(insn_reg(r)));
+	flags_after(w);
+}
+
+static void put_mem(struct work *w, struct rename *rn)
+{
+	const struct decode *d = work_decode(w);
+	struct mem_ref m;
+	struct cold *c;
+	u32 acc = (d->mem_acc & MEM_R ? ACC_R : 0) | (d->mem_acc & MEM_W ? ACC_W : 0) |
+		  (native_is_locked(d) ? ACC_LOCK : 0);
+
+	if (native_waits_x87(d))
+		emit1(&w->e, 0x9b);
+	flags_give_up(w);
+	c = work_cold(w, COLD_SLOW, work_site(w, d->mem_size, acc));
+	w->j->site[w->site].flags = w->flags;
+	w->j->site[w->site].recipe = w->recipe;
+	m = put_address(w);
+	put_check(w, &m, d->mem_size, d->mem_acc & MEM_W, c);
+	c->back = w->e.n;
+	rn->mem = ref_base(R_T, 0);
+}
+
+static void put_copy(struct work *w)
+{
+	const struct decode *d = work_decode(w);
+	bool mem = work_rec(w)->flags & INSN_MEM;
+	u8 scratch[2] = { mem ? R_I : R_T, R_I };
+	struct rename rn;
+	u8 reg[3];
+	unsigned int n = spilled(d, reg);
+
+	for (unsigned int g = 0; g < 16; g++)
+		rn.host[g] = jit_host[g];
+	if (d->vector)
+		put_fp_check(w);
+	if (mem)
+		put_mem(w, &rn);
+	else if (insn_has_site(d, work_rec(w)))
+		work_site(w, 0, 0);
+	if (flags_needed(d))
+		flags_to_host(w, mem ? R_I : R_T);
+	for (unsigned int k = 0; k < n; k++) {
+		rn.host[reg[k]] = scratch[k];
+		if (!(d->gpr_full & 1u << reg[k]))
+			put_load(&w->e, scratch[k], OFF_GPR(reg[k]));
+	}
+	rename_emit(&w->e, d, &rn);
+	for (unsigned int k = 0; k < n; k++)
+		if (d->gpr_write & 1u << reg[k])
+			put_store(&w->e, scratch[k], OFF_GPR(reg[k]));
+	if (w->site != NO_SITE)
+		w->j->site[w->site].done = w->j->used + w->e.n;
+	flags_after(w);
+}
+
+void put_insn(struct work *w)
+{
+	const struct insn *r = work_rec(w);
+
+	w->site = NO_SITE;
+	if (insn_rows[r->id].traits & T_NOP)
+		return;
+	if (put_template(w))
+		return;
+	if (!copyable(work_decode(w), r))
+		put_callout(w);
+	else if (is_lea(work_decode(w)))
+		put_lea_insn(w);
+	else
+		put_copy(w);
+}

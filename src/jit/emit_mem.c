@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Memory operands of blocks: effective address, inline TLB probe, the test that vector state is live.
+ */
+#include "jit/jit_priv.h"
+
+#include "cpu/op/op.h"
+
+bool address_fits(const struct insn *r)
+{
+	unsigned int asz = insn_asz(r);
+
+	if (asz == 2 || r->base == GPR_MOFFS || (r->index != GPR_NONE && r->index > 15))
+		return false;
+	/* RIP-relative: the distance from the page's first byte must fit */
+	return r->base != GPR_RIP || r->disp < 0x7fffffff - 2 * (s32)PAGE_SIZE;
+}
+
+struct mem_ref put_address(struct work *w)
+{
+	const struct insn *r = work_rec(w);
+	struct mem_ref m = { .base = REF_NONE, .index = REF_NONE, .disp = r->disp };
+
+	if (r->base == GPR_RIP) {
+		put_load(&w->e, R_T, OFF(page_rip));
+		m.base = R_T;
+		m.disp += r->off + r->len;
+	} else if (r->base < GPR_NONE) {
+		m.base = jit_host[r->base];
+		if (m.base == IN_MEMORY) {
+			put_load(&w->e, R_T, OFF_GPR(r->base));
+			m.base = R_T;
+		}
+	}
+	if (r->index < GPR_NONE) {
+		m.index = jit_host[r->index];
+		m.scale = (u8)insn_scale(r);
+		if (m.index == IN_MEMORY) {
+			put_load(&w->e, R_I, OFF_GPR(r->index));
+			m.index = R_I;
+		}
+	}
+	return m;
+}
+
+/* Design rule 2: no host LOCK on two lines, nor on memory that is not write-back. */
+static void put_lock_check(struct work *w, unsigned int size, struct cold *c)
+{
+	struct emit *e = &w->e;
+	struct mem_ref last = ref_base(R_T, (s32)size - 1), uc = ref_gs(OFF(tlb_uc));
+
+	emit_ref(e, false, 0x80, 7, &uc);
+	emit1(e, 0);
+	cold_from(c, emit_jcc(e, CC_NE));
+	if (size == 1)
+		return;
+	put_lea(e, R_I, &last);
+	emit_rr(e, false, 0x33, R_I, R_T);
+	emit_alu_imm(e, false, 4, R_I, -64);
+	cold_from(c, emit_jcc(e, CC_NE));
+}
+
+static void put_probe(struct work *w, unsigned int size, bool write, struct cold *c)
+{
+	struct emit *e = &w->e;
+	unsigned int view = (w->t->key & MODE_VIEW) >> MODE_VIEW_SHIFT;
+	s32 array = OFF(l1) + (s32)(view * sizeof(struct tlb_l1)) +
+		    (s32)(write ? offsetof(struct tlb_l1, w) : offsetof(struct tlb_l1, r));
+	struct mem_ref tag = { .base = R_I, .index = REF_NONE, .gs = true };
+	struct mem_ref host = tag;
+
+	tag.disp = array + (s32)offsetof(struct tlb_entry, tag);
+	host.disp = array + (s32)offsetof(struct tlb_entry, host);
+	emit1(e, 0xc4); /* rorx I, T, 8 */
+	emit1(e, 0x43);
+	emit1(e, 0xfb);
+	emit1(e, 0xf0);
+	emit1(e, 0xc0 | (R_I & 7) << 3 | (R_T & 7));
+	emit1(e, PAGE_SHIFT - 4);
+	emit_alu_imm(e, false, 4, R_I, (TLB_ENTRIES - 1) << 4);
+	emit_ref(e, true, 0x2b, R_T, &tag);
+	emit_alu_imm(e, true, 7, R_T, (s32)(PAGE_SIZE - size));
+	cold_from(c, emit_jcc(e, CC_A));
+	emit_ref(e, true, 0x03, R_T, &host);
+}
+_Static_assert(sizeof(struct tlb_entry) == 16, "the probe rotates by 8");
+_Static_assert(R_I == GPR_R15 && R_T == GPR_R11, "rorx is spelled out");
+
+void put_check(struct work *w, const struct mem_ref *m, unsigned int size, bool write, struct cold *c)
+{
+	const struct insn *r = work_rec(w);
+	bool data = c->kind == COLD_SLOW;
+
+	if (data && insn_asz(r) == 4)
+		emit_ref(&w->e, false, 0x8d, R_T, m);
+	else
+		put_lea(&w->e, R_T, m);
+	if (data && insn_seg(r) >= SEG_FS) {
+		struct mem_ref base = ref_gs(insn_seg(r) == SEG_FS ? OFF(fs_base_copy) : OFF(gs_base_copy));
+
+		emit_ref(&w->e, true, 0x03, R_T, &base);
+	}
+	if (data && native_is_locked(work_decode(w)))
+		put_lock_check(w, size, c);
+	put_probe(w, size, write, c);
+}
+
+void put_fp_check(struct work *w)
+{
+	unsigned int bit = native_live_bit(work_decode(w));
+	struct mem_ref live = ref_gs(OFF(fp_live));
+	struct cold *c;
+
+	if (w->fp_ok & bit)
+		return;
+	flags_give_up(w);
+	c = work_cold(w, COLD_FP, work_site(w, 0, 0));
+	emit_ref(&w->e, false, 0xf6, 0, &live);
+	emit1(&w->e, bit);
+	cold_from(c, emit_jcc(&w->e, CC_E));
+	c->back = w->e.n;
+	w->fp_ok |= (u8)bit;
+}

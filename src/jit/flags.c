@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Where the guest's arithmetic flags are, from instruction to instruction of a block.
+ *
+ * They stay in the host's flags as long as nothing clobbers those. Before a memory check does, they are saved, unless
+ * the guest is about to overwrite them and the instruction that made them can be run again from what its operands
+ * still hold: then nothing is saved, and recover.c runs it if a fault shows the flags.
+ */
+#include "jit/jit_priv.h"
+
+#include "cpu/op/op.h"
+
+bool flags_needed(const struct decode *d)
+{
+	return d->flags_read || (d->flags_write && (d->flags_keep || d->flags_write != FLAGS_ARITH));
+}
+
+bool flags_replaced(const struct decode *d)
+{
+	return d->flags_write == FLAGS_ARITH && !d->flags_read && !d->flags_keep;
+}
+
+/* Can the instruction be run again, after undoing what it did to its destination? */
+static bool repeatable(const struct decode *d)
+{
+	const struct insn *r = &d->rec;
+
+	if (r->flags & INSN_MEM || (r->osz != 4 && r->osz != 8) || d->gpr_high)
+		return false;
+	switch (r->id) {
+	case INSN_CMP:
+	case INSN_TEST:
+	case INSN_AND:
+	case INSN_OR:
+	case INSN_XOR:
+	case INSN_SUB:
+	case INSN_NEG:
+		return true;
+	case INSN_ADD:
+		return d->imm_len || insn_reg(r) != insn_rm(r);
+	default:
+		return false;
+	}
+}
+
+static struct recipe make_recipe(const struct work *w)
+{
+	const struct decode *d = &w->d[w->candidate];
+	struct recipe r = { .index = (u8)w->candidate };
+	u16 others;
+
+	if (!d->gpr_write)
+		return r;
+	r.dst = (u8)__builtin_ctz(d->gpr_write);
+	others = d->gpr_read & (u16)~d->gpr_write;
+	r.src = d->imm_len ? GPR_NONE : others ? (u8)__builtin_ctz(others) : r.dst;
+	switch (d->rec.id) {
+	case INSN_ADD:
+		r.undo = UNDO_ADD;
+		break;
+	case INSN_SUB:
+		r.undo = UNDO_SUB;
+		break;
+	case INSN_XOR:
+		r.undo = UNDO_XOR;
+		break;
+	case INSN_NEG:
+		r.undo = UNDO_NEG;
+		break;
+	default: /* AND and OR give the same again */
+		break;
+	}
+	return r;
+}
+
+/* Does everything the recipe needs stay as it is until the flags are overwritten, from instruction w->k on? */
+static bool recipe_lives(const struct work *w)
+{
+	const struct decode *made = &w->d[w->candidate];
+	u16 need = made->gpr_read | made->gpr_write;
+
+	for (unsigned int k = w->k; k < w->n; k++) {
+		const struct decode *d = &w->d[k];
+
+		if (!insn_is_inline(d, &w->t->rec[k]) || flags_needed(d))
+			return false;
+		if (flags_replaced(d))
+			return true;
+		if (d->gpr_write & need)
+			return false;
+	}
+	return false;
+}
+
+void flags_give_up(struct work *w)
+{
+	if (w->flags == FLAGS_BOTH)
+		w->flags = FLAGS_SAVED;
+	if (w->flags != FLAGS_HOST)
+		return;
+	if (w->candidate >= 0 && recipe_lives(w)) {
+		w->flags = FLAGS_RECIPE;
+		w->recipe = make_recipe(w);
+		return;
+	}
+	put_save_flags(&w->e, R_T);
+	w->flags = FLAGS_SAVED;
+}
+
+void flags_to_host(struct work *w, unsigned int tmp)
+{
+	if (w->flags != FLAGS_SAVED)
+		return;
+	put_restore_flags(&w->e, tmp);
+	w->flags = FLAGS_BOTH;
+}
+
+void flags_to_saved(struct work *w)
+{
+	if (w->flags == FLAGS_HOST)
+		put_save_flags(&w->e, R_T);
+	w->flags = FLAGS_SAVED;
+}
+
+void flags_after(struct work *w)
+{
+	const struct decode *d = work_decode(w);
+
+	if (d->flags_write) {
+		w->flags = FLAGS_HOST;
+		w->candidate = repeatable(d) && flags_replaced(d) ? (int)w->k : -1;
+	} else if (w->candidate >= 0) {
+		const struct decode *made = &w->d[w->candidate];
+
+		if (d->gpr_write & (made->gpr_read | made->gpr_write))
+			w->candidate = -1;
+	}
+}

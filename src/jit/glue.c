@@ -1,0 +1,359 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Code that all blocks share: in and out, calls of C, the jump cache.
+ *
+ * Between blocks and C lies one frame: the callee-saved registers of native_run()'s caller and padding, so
+ * that the host stack is aligned inside blocks.
+ */
+#include "jit/jit_priv.h"
+
+#include <string.h>
+
+#include "base/base.h"
+
+const u8 jit_host[16] = {
+	GPR_RAX, GPR_RCX, GPR_RDX, GPR_RBX, R_SP, GPR_RBP, GPR_RSI, GPR_RDI,
+	GPR_R8, GPR_R9, GPR_R10, IN_MEMORY, GPR_R12, GPR_R13, IN_MEMORY, IN_MEMORY,
+};
+
+void put_load(struct emit *e, unsigned int reg, s32 off)
+{
+	struct mem_ref m = ref_gs(off);
+
+	emit_ref(e, true, 0x8b, reg, &m);
+}
+
+void put_store(struct emit *e, unsigned int reg, s32 off)
+{
+	struct mem_ref m = ref_gs(off);
+
+	emit_ref(e, true, 0x89, reg, &m);
+}
+
+void put_mov(struct emit *e, unsigned int dst, unsigned int src)
+{
+	if (dst != src)
+		emit_rr(e, true, 0x8b, dst, src);
+}
+
+void put_lea(struct emit *e, unsigned int reg, const struct mem_ref *m)
+{
+	if (m->index == REF_NONE && !m->disp && m->base != REF_NONE)
+		put_mov(e, reg, m->base);
+	else
+		emit_ref(e, true, 0x8d, reg, m);
+}
+
+void put_save_flags(struct emit *e, unsigned int tmp)
+{
+	struct mem_ref m = ref_gs(OFF(aflags));
+
+	put_mov(e, tmp, GPR_RAX);
+	emit1(e, 0x9f); /* lahf; seto al */
+	emit_rr(e, false, 0x0f90, 0, GPR_RAX);
+	emit1(e, 0x66);
+	emit_ref(e, false, 0x89, GPR_RAX, &m);
+	put_mov(e, GPR_RAX, tmp);
+}
+
+void put_restore_flags(struct emit *e, unsigned int tmp)
+{
+	struct mem_ref m = ref_gs(OFF(aflags));
+
+	put_mov(e, tmp, GPR_RAX);
+	emit_ref(e, false, 0x0fb7, GPR_RAX, &m);
+	emit1(e, 0x04); /* add al, 7f: OF from bit 0; sahf */
+	emit1(e, 0x7f);
+	emit1(e, 0x9e);
+	put_mov(e, GPR_RAX, tmp);
+}
+
+static void put_rel(struct work *w, const u8 *to)
+{
+	const u8 *from = w->j->x.rx + w->j->used + w->e.n + 4;
+
+	emit4(&w->e, (u32)(to - from));
+}
+
+void put_jump(struct work *w, const u8 *to)
+{
+	emit1(&w->e, 0xe9);
+	put_rel(w, to);
+}
+
+void put_call(struct work *w, const u8 *to)
+{
+	emit1(&w->e, 0xe8);
+	put_rel(w, to);
+}
+
+/* ---- pieces ------------------------------------------------------------------------------------- */
+
+static const u8 callee_saved[] = { GPR_RBX, GPR_RBP, GPR_R12, GPR_R13, GPR_R14, GPR_R15 };
+
+static void save_guest(struct emit *e)
+{
+	for (unsigned int g = 0; g < 16; g++)
+		if (jit_host[g] != IN_MEMORY)
+			put_store(e, jit_host[g], OFF_GPR(g));
+}
+
+static void load_guest(struct emit *e)
+{
+	for (unsigned int g = 0; g < 16; g++)
+		if (jit_host[g] != IN_MEMORY)
+			put_load(e, jit_host[g], OFF_GPR(g));
+}
+
+static void put_push(struct emit *e, unsigned int opcode, unsigned int reg)
+{
+	if (reg >= 8)
+		emit1(e, 0x41);
+	emit1(e, opcode | (reg & 7));
+}
+
+static void make_frame(struct emit *e)
+{
+	for (unsigned int k = 0; k < ARRAY_SIZE(callee_saved); k++)
+		put_push(e, 0x50, callee_saved[k]);
+	emit_alu_imm(e, true, 5, GPR_RSP, 8);
+}
+
+static void drop_frame(struct emit *e)
+{
+	emit_alu_imm(e, true, 0, GPR_RSP, 8);
+	for (unsigned int k = ARRAY_SIZE(callee_saved); k-- > 0;)
+		put_push(e, 0x58, callee_saved[k]);
+}
+
+static void jump_tmp(struct emit *e, unsigned int n)
+{
+	struct mem_ref m = ref_gs(OFF(jit_tmp) + 8 * (s32)n);
+
+	emit_ref(e, false, 0xff, 4, &m);
+}
+
+static void put_gs_base(struct emit *e, unsigned int reg)
+{
+	emit1(e, 0xf3); /* rdgsbase */
+	emit1(e, 0x48);
+	emit1(e, 0x0f);
+	emit1(e, 0xae);
+	emit1(e, 0xc8 | reg);
+}
+
+static void leave_with_result(struct emit *e)
+{
+	struct mem_ref m = ref_gs(OFF(jit_result));
+
+	emit_ref(e, false, 0x8b, GPR_RAX, &m);
+	drop_frame(e);
+	emit1(e, 0xc3);
+}
+
+static void call_c(struct emit *e, const void *fn)
+{
+	u64 addr = (u64)fn;
+
+	emit1(e, 0x48); /* mov rax, fn; call rax */
+	emit1(e, 0xb8);
+	emit4(e, (u32)addr);
+	emit4(e, (u32)(addr >> 32));
+	emit1(e, 0xff);
+	emit1(e, 0xd0);
+}
+
+/* Called with the site in I: fn(v, site). The stack is 8 off alignment. */
+static void call_site(struct emit *e, const void *fn)
+{
+	struct mem_ref m = ref_gs(OFF(jit_tmp));
+
+	put_store(e, R_I, OFF(jit_tmp));
+	save_guest(e);
+	put_gs_base(e, GPR_RDI);
+	emit_ref(e, false, 0x8b, GPR_RSI, &m);
+	emit_alu_imm(e, true, 5, GPR_RSP, 8);
+	call_c(e, fn);
+	emit_alu_imm(e, true, 0, GPR_RSP, 8);
+}
+
+/* ---- the pieces of glue ----------------------------------------------------------------------------- */
+
+/* From the interpreter, by its contract: rdi = vcpu, rsi = first record of a trace that is translated. */
+static void glue_enter(struct emit *e)
+{
+	make_frame(e);
+	emit_load(e, R_T, GPR_RSI, (size_t)(offsetof(struct trace, code) - offsetof(struct trace, rec)));
+	load_guest(e);
+	emit1(e, 0x41); /* jmp r11 */
+	emit1(e, 0xff);
+	emit1(e, 0xe0 | (R_T & 7));
+}
+
+/* To the interpreter: I = jump-cache entry of a trace that is not translated. */
+static void glue_interp(struct emit *e)
+{
+	emit_load(e, R_I, R_I, offsetof(struct jentry, rec));
+	put_store(e, R_I, OFF(jit_tmp));
+	save_guest(e);
+	drop_frame(e);
+	put_gs_base(e, GPR_RDI);
+	put_load(e, GPR_RSI, OFF(jit_tmp));
+	emit_jmp_mem(e, GPR_RSI, (s32)offsetof(struct insn, fn));
+}
+
+/* fn(v, site): 0 goes on. */
+static void glue_check(struct emit *e, const void *fn)
+{
+	unsigned int leave;
+
+	call_site(e, fn);
+	emit_rr(e, false, 0x85, GPR_RAX, GPR_RAX);
+	leave = emit_jcc(e, CC_NE);
+	load_guest(e);
+	emit1(e, 0xc3);
+	emit_land(e, leave);
+	emit_alu_imm(e, true, 0, GPR_RSP, 8); /* the block is not returned to */
+	leave_with_result(e);
+}
+
+static void glue_slow(struct emit *e)
+{
+	unsigned int leave, done;
+
+	call_site(e, (const void *)jit_slow);
+	emit_rr(e, true, 0x85, GPR_RAX, GPR_RAX);
+	leave = emit_jcc(e, CC_E);
+	emit_rr(e, true, 0x85, GPR_RDX, GPR_RDX);
+	done = emit_jcc(e, CC_NE);
+	put_store(e, GPR_RAX, OFF(jit_tmp));
+	load_guest(e);
+	put_load(e, R_T, OFF(jit_tmp));
+	emit1(e, 0xc3);
+	emit_land(e, done);
+	emit_alu_imm(e, true, 0, GPR_RSP, 8);
+	put_store(e, GPR_RDX, OFF(jit_tmp));
+	load_guest(e);
+	put_restore_flags(e, R_T);
+	jump_tmp(e, 0);
+	emit_land(e, leave);
+	emit_alu_imm(e, true, 0, GPR_RSP, 8);
+	leave_with_result(e);
+}
+
+/* The record that v->cur names when a block was left for an unknown target. */
+static const struct insn between;
+
+/* T = RIP of the next instruction: out. */
+static void glue_out(struct emit *e)
+{
+	struct mem_ref result = ref_gs(OFF(jit_result));
+
+	put_store(e, R_T, OFF(rip));
+	save_guest(e);
+	emit1(e, 0x48); /* mov rax, &between */
+	emit1(e, 0xb8);
+	emit4(e, (u32)(u64)&between);
+	emit4(e, (u32)((u64)&between >> 32));
+	put_store(e, GPR_RAX, OFF(cur));
+	emit_ref(e, false, 0xc7, 0, &result);
+	emit4(e, OP_JUMP);
+	leave_with_result(e);
+}
+
+/* T = RIP of the next instruction: through the jump cache, or out. */
+static void glue_jump(struct emit *e)
+{
+	struct mem_ref request = ref_gs(OFF(request)), rc = ref_gs(OFF(rc));
+	unsigned int miss[3];
+
+	emit_ref(e, false, 0x83, 7, &request);
+	emit1(e, 0);
+	miss[0] = emit_jcc(e, CC_NE);
+	put_mov(e, R_I, R_T);
+	emit1(e, 0x49); /* shr I, 12 */
+	emit1(e, 0xc1);
+	emit1(e, 0xe8 | (R_I & 7));
+	emit1(e, PAGE_SHIFT);
+	emit_rr(e, false, 0x33, R_I, R_T);
+	emit_alu_imm(e, false, 4, R_I, JCACHE_SIZE - 1);
+	emit1(e, 0x49); /* shl I, 5 */
+	emit1(e, 0xc1);
+	emit1(e, 0xe0 | (R_I & 7));
+	emit1(e, 5);
+	emit_ref(e, true, 0x03, R_I, &rc);
+	emit_rm(e, true, 0x3b, R_T, R_I, (s32)offsetof(struct jentry, lin));
+	miss[1] = emit_jcc(e, CC_NE);
+	put_load(e, R_T, OFF(mode_key));
+	emit_rm(e, true, 0x3b, R_T, R_I, (s32)offsetof(struct jentry, mode_key));
+	emit_load(e, R_T, R_I, offsetof(struct jentry, lin));
+	miss[2] = emit_jcc(e, CC_NE);
+	emit_alu_imm(e, true, 4, R_T, -(s32)PAGE_SIZE);
+	put_store(e, R_T, OFF(page_rip));
+	emit_jmp_mem(e, R_I, (s32)offsetof(struct jentry, code));
+	for (unsigned int k = 0; k < 3; k++)
+		emit_land(e, miss[k]);
+	glue_out(e);
+}
+_Static_assert(sizeof(struct jentry) == 32, "the lookup shifts by 5");
+/* A signal handler sends a block here whose instruction faulted. */
+static void glue_fault(struct emit *e)
+{
+	struct mem_ref m = ref_gs(OFF(jit_tmp) + 8);
+
+	put_mov(e, R_T, GPR_RAX);
+	emit1(e, 0x9f);
+	emit_rr(e, false, 0x0f90, 0, GPR_RAX);
+	emit1(e, 0x66);
+	emit_ref(e, false, 0x89, GPR_RAX, &m);
+	put_mov(e, GPR_RAX, R_T);
+	save_guest(e);
+	put_gs_base(e, GPR_RDI);
+	call_c(e, (const void *)jit_failed);
+	leave_with_result(e);
+}
+
+static const u8 *add(struct jit *j, const struct emit *e)
+{
+	u32 at = j->used;
+
+	memcpy(j->x.rw + at, e->buf, e->n);
+	j->used = (at + e->n + 63) & ~63u;
+	return j->x.rx + at;
+}
+
+static const u8 *make(struct jit *j, void (*fn)(struct emit *))
+{
+	u8 bytes[1024];
+	struct emit e = { .max = sizeof(bytes), .buf = bytes };
+
+	fn(&e);
+	return add(j, &e);
+}
+
+static const u8 *make_check(struct jit *j, const void *fn)
+{
+	u8 bytes[1024];
+	struct emit e = { .max = sizeof(bytes), .buf = bytes };
+
+	glue_check(&e, fn);
+	return add(j, &e);
+}
+
+void glue_make(struct vcpu *v)
+{
+	struct jit *j = v->jit;
+
+	j->used = 64;
+	j->enter = make(j, glue_enter);
+	j->interp = make(j, glue_interp);
+	j->out = make(j, glue_out);
+	j->jump = j->lockstep ? j->out : make(j, glue_jump);
+	j->slow = make(j, glue_slow);
+	j->fault = make(j, glue_fault);
+	j->op = make_check(j, (const void *)jit_op);
+	j->fp = make_check(j, (const void *)jit_fp);
+	j->stop = make_check(j, (const void *)jit_stop);
+	j->glue_end = j->used;
+	v->interp_entry = j->interp;
+}

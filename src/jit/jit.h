@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The translator: warm traces become blocks of host code.
+ *
+ * A block is the trace's own instructions with registers renamed and memory operands checked inline; everything
+ * that is not copied calls the interpreter's handler with the state spilled. doc/design/engine.md has the
+ * measurements behind the choices.
+ */
+#pragma once
+#include "cpu/cpu.h"
+
+/**
+ * jit_attach() - give a vCPU the translator
+ * @v: newly created
+ *
+ * Return: 0; -EOPNOTSUPP the host lacks what translated code needs (RDGSBASE, BMI2); -ENOMEM or -errno of
+ * xmem_create().
+ */
+int jit_attach(struct vcpu *v);
+
+struct jit_stats { u64 blocks, insns, guest_bytes, host_bytes, links, flushes, slow, ops, compared; };
+void jit_get_stats(const struct vcpu *v, struct jit_stats *s);

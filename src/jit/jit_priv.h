@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Shared by the files of the translator: jit.c (life, entry from the interpreter), glue.c (shared code pieces),
+ * block.c (a block from a trace), emit_insn.c, emit_mem.c, emit_branch.c, flags.c (its parts), link.c (blocks that
+ * go to each other), recover.c (C called by blocks, and faults).
+ */
+#pragma once
+#include "base/base.h"
+#include "cpu/emit.h"
+#include "cpu/native.h"
+#include "cpu/rcache.h"
+#include "jit/jit.h"
+
+/* Host registers: guest registers stand for themselves except as HOST[] says. */
+#define R_T GPR_R11	/* scratch: addresses */
+#define R_I GPR_R15	/* scratch: indices */
+#define R_SP GPR_R14	/* guest RSP; the host's RSP is a host stack */
+#define IN_MEMORY 0xff
+extern const u8 jit_host[16];
+
+#define CODE_SIZE (8u << 20)
+#define BLOCK_ROOM 16384u	/* no block is larger */
+#define SITES 262144u
+#define EXITS 131072u
+#define BLOCKS 65536u
+
+#define OFF(field) ((s32)offsetof(struct vcpu, field))
+#define OFF_GPR(n) ((s32)(offsetof(struct vcpu, gpr) + 8u * (n)))
+
+/**
+ * enum flag_place - where the arithmetic flags are
+ * @FLAGS_HOST: in the host's
+ * @FLAGS_SAVED: in vcpu.aflags
+ * @FLAGS_BOTH: in both
+ * @FLAGS_RECIPE: overwritten, and so will be the guest's before anything reads them; if a fault shows them, the
+ *	instruction that made them is run again
+ * @FLAGS_EITHER: wherever the block was entered with them; nothing can look before they are overwritten
+ */
+enum flag_place { FLAGS_HOST, FLAGS_SAVED, FLAGS_BOTH, FLAGS_RECIPE, FLAGS_EITHER };
+
+enum undo { UNDO_NOTHING, UNDO_ADD, UNDO_SUB, UNDO_XOR, UNDO_NEG };
+
+/**
+ * struct recipe - how to make flags again: undo what the instruction did to its destination, run it once more
+ * @index: of the instruction in its trace
+ * @undo: enum undo
+ * @dst, @src: registers; GPR_NONE: the record's immediate
+ */
+struct recipe {
+	u8 index;
+	u8 undo;
+	u8 dst;
+	u8 src;
+};
+
+/**
+ * struct site - an instruction where a block can be left or call C
+ * @host, @done: where it begins and ends, offsets in the code
+ * @rec: its record: offset in the trace arena / 8
+ * @size, @acc: of its memory operand
+ * @flags: enum flag_place when it begins
+ * @recipe: with FLAGS_RECIPE
+ */
+struct site {
+	u32 host;
+	u32 done;
+	u32 rec;
+	u8 size;
+	u8 acc;
+	u8 flags;
+	struct recipe recipe;
+};
+
+/**
+ * struct exit - a jump of a block to another place in its page
+ * @at: end of the jump's displacement
+ * @cold: where it goes while it is not linked
+ * @to: block it is linked to, 0 none
+ * @off: target, offset in the page
+ * @flags: enum flag_place there
+ */
+struct exit {
+	u32 at;
+	u32 cold;
+	u32 to;
+	u16 off;
+	u8 flags;
+};
+
+/**
+ * struct block - a translated trace
+ * @saved, @host: entries with the flags in vcpu.aflags and in the host's
+ * @likes_host: @host is the shorter way
+ * @inline_mask: instructions that need no C
+ */
+struct block {
+	struct trace *t;
+	u32 saved;
+	u32 host;
+	u32 exit0;
+	u16 nexits;
+	bool likes_host;
+	u32 inline_mask;
+};
+
+enum cold_kind { COLD_SLOW, COLD_OP, COLD_FP, COLD_STOP };
+#define NO_WAY_BACK (~0u)
+
+/* A path behind the block: jumps that lead there, C function to call, where to go on. */
+struct cold {
+	u8 kind;
+	u8 njumps;
+	bool save_flags;
+	u32 jump[4];
+	u32 site;
+	u32 back;
+};
+#define COLDS 128
+#define BLOCK_EXITS 80
+
+/**
+ * struct work - a block being made
+ * @flags, @recipe: enum flag_place now, and how to make them again
+ * @candidate: instruction whose flags could be had by repeating it, -1 none
+ * @fp_ok: enum fp_live bits that this block has tested
+ * @site: of the current instruction; NO_SITE
+ */
+struct work {
+	struct vcpu *v;
+	struct jit *j;
+	struct trace *t;
+	struct emit e;
+	unsigned int n;
+	unsigned int k;
+	u8 flags;
+	struct recipe recipe;
+	int candidate;
+	u8 fp_ok;
+	u32 site;
+	u32 site0, exit0;
+	unsigned int ncold;
+	unsigned int nexits;
+	struct cold cold[COLDS];
+	struct exit exit[BLOCK_EXITS];
+	struct decode d[RCACHE_TRACE_MAX];
+};
+struct jit {
+	struct xmem x;
+	u32 used;
+	u32 glue_end;
+	u32 nsites, nexits, nblocks;
+	const u8 *enter, *interp, *jump, *slow, *op, *fp, *stop, *fault, *out;
+	u32 fault_site;
+	struct lockstep *lockstep;
+	u64 host_gs;
+	u64 entered;	/* host TSC at cpu_run() */
+	struct jit_stats stats;
+	struct site site[SITES];
+	struct exit exit[EXITS];
+	struct block block[BLOCKS];
+	struct work work;
+};
+#define NO_SITE (~0u)
+
+static inline const struct insn *work_rec(const struct work *w) { return &w->t->rec[w->k]; }
+static inline const struct decode *work_decode(const struct work *w) { return &w->d[w->k]; }
+
+/* ---- small encodings (glue.c) ----------------------------------------------------------------- */
+
+static inline struct mem_ref ref_gs(s32 disp)
+{
+	return (struct mem_ref){ .base = REF_NONE, .index = REF_NONE, .gs = true, .disp = disp };
+}
+
+static inline struct mem_ref ref_base(unsigned int base, s32 disp)
+{
+	return (struct mem_ref){ .base = (u8)base, .index = REF_NONE, .disp = disp };
+}
+
+void put_load(struct emit *e, unsigned int reg, s32 off);	/* reg = vcpu field */
+void put_store(struct emit *e, unsigned int reg, s32 off);
+void put_mov(struct emit *e, unsigned int dst, unsigned int src);
+void put_lea(struct emit *e, unsigned int reg, const struct mem_ref *m);
+/* Flags to and from vcpu.aflags; tmp is clobbered. */
+void put_save_flags(struct emit *e, unsigned int tmp);
+void put_restore_flags(struct emit *e, unsigned int tmp);
+/* jmp or call to a place in this vCPU's code */
+void put_jump(struct work *w, const u8 *to);
+void put_call(struct work *w, const u8 *to);
+void glue_make(struct vcpu *v);
+
+/* ---- flags.c ------------------------------------------------------------------------------------ */
+
+/* Does the instruction need the old flags in the host's? */
+bool flags_needed(const struct decode *d);
+/* Does it overwrite all of them without looking? */
+bool flags_replaced(const struct decode *d);
+/* The host's flags are about to be clobbered and the guest's may be looked at. */
+void flags_give_up(struct work *w);
+void flags_to_host(struct work *w, unsigned int tmp);
+void flags_to_saved(struct work *w);
+/* The instruction has run. */
+void flags_after(struct work *w);
+
+/* ---- blocks -------------------------------------------------------------------------------------- */
+
+void jit_translate(struct vcpu *v, struct trace *t);
+u32 work_site(struct work *w, unsigned int size, unsigned int acc);
+struct cold *work_cold(struct work *w, enum cold_kind kind, u32 site);
+void cold_from(struct cold *c, unsigned int jump);
+/* A jump (cc) to an address of this page, or behind it. cc < 0: always. */
+void put_exit(struct work *w, int cc, u32 off);
+/* Copied, or a push or pop: nothing of it is done in C unless its operand is missing. */
+bool insn_is_inline(const struct decode *d, const struct insn *r);
+bool is_stack_template(const struct insn *r);
+/* Can the instruction leave the block or call C? */
+bool insn_has_site(const struct decode *d, const struct insn *r);
+void put_insn(struct work *w);
+bool has_template(const struct insn *r);
+bool put_template(struct work *w);	/* false: there is none */
+void put_callout(struct work *w);	/* the record's handler in C, or its stub */
+
+/* ---- emit_mem.c ------------------------------------------------------------------------------------ */
+
+/* Address of the record's operand; spilled registers are loaded into scratch ones. */
+struct mem_ref put_address(struct work *w);
+bool address_fits(const struct insn *r);
+/* T = linear address m; then T = host address. Misses go to c. */
+void put_check(struct work *w, const struct mem_ref *m, unsigned int size, bool write, struct cold *c);
+void put_fp_check(struct work *w);
+
+/* ---- link.c ---------------------------------------------------------------------------------------- */
+
+void link_block(struct vcpu *v, u32 n);
+void unlink_block(struct vcpu *v, u32 n);
+
+/* ---- lockstep.c ------------------------------------------------------------------------------------ */
+
+int lockstep_run(struct vcpu *v, const struct insn *first);
+size_t lockstep_size(void);
+
+/* ---- recover.c: called from code -------------------------------------------------------------------- */
+
+struct slow_result { u64 ptr; u64 done; };
+struct slow_result jit_slow(struct vcpu *v, u32 site);
+int jit_op(struct vcpu *v, u32 site);
+int jit_fp(struct vcpu *v, u32 site);
+int jit_stop(struct vcpu *v, u32 site);
+void jit_failed(struct vcpu *v);
+bool jit_fault(struct vcpu *v, int vector, void *uctx);

@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Lockstep: the interpreter runs a trace and is undone, the translated block runs it again, and both must agree
+ * about registers, flags, vector state, memory, and how it ended.
+ *
+ * Blocks are made without links and end before the first instruction that is not inline, so each run is a straight
+ * piece of the trace. What the interpreter writes is known from its operands and is put back; a piece that touches
+ * devices or its own code keeps the interpreter's result and is not compared.
+ */
+#include "jit/jit_priv.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cpu/fpu.h"
+#include "cpu/op/op.h"
+
+#define LOG_MAX 96
+#define FP_BYTES 832 /* x87, SSE, AVX in the standard format */
+
+struct state {
+	u64 gpr[16];
+	u64 rip, page_rip;
+	u16 aflags;
+	u32 request;
+	enum cpu_stop stop;
+	struct event exc;
+	u8 fp[FP_BYTES];
+};
+
+struct piece {
+	u8 *host;
+	u32 len;
+	u8 old[64];
+	u8 new[64];
+};
+
+struct lockstep {
+	struct state before, interp, block;
+	struct piece log[LOG_MAX];
+	unsigned int nlog;
+	u64 compared, skipped;
+};
+
+static void save(struct vcpu *v, struct state *s)
+{
+	cpu_fp_spill(v);
+	memcpy(s->gpr, v->gpr, sizeof(s->gpr));
+	s->rip = v->rip;
+	s->page_rip = v->page_rip;
+	s->aflags = v->aflags;
+	s->request = 0;
+	s->stop = v->stop;
+	s->exc = v->exc;
+	memcpy(s->fp, v->xsave, FP_BYTES);
+}
+
+static void restore(struct vcpu *v, const struct state *s)
+{
+	cpu_fp_spill(v);
+	memcpy(v->gpr, s->gpr, sizeof(s->gpr));
+	v->rip = s->rip;
+	v->page_rip = s->page_rip;
+	v->aflags = s->aflags;
+	v->stop = s->stop;
+	v->exc = s->exc;
+	memcpy(v->xsave, s->fp, FP_BYTES);
+}
+
+/* ---- memory ---------------------------------------------------------------------------------------------- */
+
+static void log_page(struct vcpu *v, struct lockstep *l, u64 la, u32 len)
+{
+	struct piece *p = &l->log[l->nlog];
+	struct memslot *s;
+	gpa_t gpa;
+
+	if (l->nlog == LOG_MAX || !mmu_translate(v, la, 0, &gpa))
+		return;
+	s = mem_slot_find(&v->vm->mem, v->smm, gpa);
+	if (!s)
+		return;
+	p->host = (u8 *)memslot_hva(s, gpa);
+	p->len = len;
+	memcpy(p->old, p->host, len);
+	l->nlog++;
+}
+
+static void log_range(struct vcpu *v, struct lockstep *l, u64 la, u32 len)
+{
+	u32 first = (u32)(PAGE_SIZE - (la & ~PAGE_MASK));
+
+	if (len <= first) {
+		log_page(v, l, la, len);
+		return;
+	}
+	log_page(v, l, la, first);
+	log_page(v, l, la + first, len - first);
+}
+
+static void log_insn(struct vcpu *v, struct lockstep *l, const struct insn *r)
+{
+	if (insn_rows[r->id].traits & T_STACK)
+		log_range(v, l, v->gpr[GPR_RSP] - 8, 8);
+	if (r->flags & INSN_MEM) {
+		u64 base = insn_seg(r) >= SEG_FS ? v->seg[insn_seg(r)].base : 0;
+
+		log_range(v, l, cpu_ea(v, r) + base, 64);
+	}
+}
+
+static void undo_memory(struct lockstep *l)
+{
+	for (unsigned int k = 0; k < l->nlog; k++)
+		memcpy(l->log[k].new, l->log[k].host, l->log[k].len);
+	for (unsigned int k = l->nlog; k-- > 0;)
+		memcpy(l->log[k].host, l->log[k].old, l->log[k].len);
+}
+
+static bool same_memory(const struct lockstep *l)
+{
+	for (unsigned int k = 0; k < l->nlog; k++)
+		if (memcmp(l->log[k].new, l->log[k].host, l->log[k].len))
+			return false;
+	return true;
+}
+
+/* ---- both ways ---------------------------------------------------------------------------------------------- */
+
+static void stands_at(struct vcpu *v, const struct insn *r, int res)
+{
+	if (res == OP_NEXT || res > OP_JUMP)
+		v->rip = v->page_rip + r->off + (res == OP_END ? r->len : 0u);
+}
+
+static int run_interp(struct vcpu *v, struct lockstep *l, struct trace *t, const struct block *b)
+{
+	int res = OP_NEXT;
+	unsigned int k;
+
+	for (k = 0; k < t->n && res == OP_NEXT && (b->inline_mask >> k & 1); k++) {
+		log_insn(v, l, &t->rec[k]);
+		res = native_step(v, &t->rec[k]);
+		if (res == OP_JUMP && t->rec[k].op == op_jcc && v->rip == v->page_rip + t->rec[k].off + t->rec[k].len)
+			res = OP_NEXT; /* not taken */
+		if (res == OP_NEXT && (v->request & ~l->before.request))
+			res = OP_END;
+	}
+	v->cur = &t->rec[res == OP_NEXT ? k : k - 1];
+	stands_at(v, v->cur, res);
+	return res;
+}
+
+static int run_block(struct vcpu *v, struct trace *t)
+{
+	int res;
+
+	t->rec[0].fn = v->jit->enter;
+	res = native_run(v, t->rec);
+	t->rec[0].fn = native_step_end(v);
+	stands_at(v, v->cur, res);
+	return res;
+}
+
+static void differ(struct vcpu *v, struct lockstep *l, struct trace *t, int want, int got)
+{
+	u8 *src = trace_src(t);
+	char line[160];
+
+	cpu_fp_spill(v);
+	dprintf(2, "lockstep: after %lu pieces, result %d, interpreter %d\n", (unsigned long)l->compared, got, want);
+	for (unsigned int k = 0; k < t->n; k++) {
+		insn_format(src, t->rec[k].len, 8, l->before.page_rip + t->rec[k].off, line, sizeof(line));
+		dprintf(2, "  %lx %s\n", (unsigned long)(l->before.page_rip + t->rec[k].off), line);
+		src += t->rec[k].len;
+	}
+	for (unsigned int g = 0; g < 16; g++)
+		dprintf(2, "  r%-2u %016lx -> %016lx %016lx%s\n", g, (unsigned long)l->before.gpr[g],
+			(unsigned long)l->interp.gpr[g], (unsigned long)l->block.gpr[g],
+			l->interp.gpr[g] != l->block.gpr[g] ? " *" : "");
+	dprintf(2, "  rip %lx %lx, flags %x -> %x %x, exc %d %d, memory %s, vectors %s\n",
+		(unsigned long)l->interp.rip, (unsigned long)l->block.rip, l->before.aflags, l->interp.aflags,
+		l->block.aflags, l->interp.exc.valid, l->block.exc.valid, same_memory(l) ? "same" : "differs",
+		memcmp(l->interp.fp, l->block.fp, FP_BYTES) ? "differ" : "same");
+	v->stop = CPU_STOP_INTERNAL;
+}
+
+static bool same_state(const struct state *a, const struct state *b)
+{
+	return !memcmp(a->gpr, b->gpr, sizeof(a->gpr)) && a->rip == b->rip && !((a->aflags ^ b->aflags) & 0xd501) &&
+	       a->exc.valid == b->exc.valid && (!a->exc.valid || (a->exc.vector == b->exc.vector &&
+	       a->exc.error == b->exc.error && a->exc.payload == b->exc.payload)) &&
+	       !memcmp(a->fp + XSAVE_XMM, b->fp + XSAVE_XMM, 256) && !memcmp(a->fp + XSAVE_EXTENDED,
+	       b->fp + XSAVE_EXTENDED, FP_BYTES - XSAVE_EXTENDED);
+}
+
+int lockstep_run(struct vcpu *v, const struct insn *first)
+{
+	struct trace *t = trace_of(first);
+	struct lockstep *l = v->jit->lockstep;
+	u64 verify = v->verify;
+	int want, got;
+
+	if (!t->block || v->request)
+		return native_run(v, first);
+	l->nlog = 0;
+	save(v, &l->before);
+	want = run_interp(v, l, t, &v->jit->block[t->block]);
+	if (want == OP_NEXT && v->cur == first) { /* nothing of it is inline */
+		t->rec[0].fn = t->first;
+		got = native_run(v, first);
+		if (t->block)
+			t->rec[0].fn = native_step_end(v);
+		return got;
+	}
+	save(v, &l->interp);
+	if (v->mmio.n || t->dead || !t->block || v->verify != verify || l->nlog == LOG_MAX || want == OP_STOP ||
+	    (v->request & ~l->before.request)) {
+		l->skipped++;
+		return want;
+	}
+	undo_memory(l);
+	restore(v, &l->before);
+	got = run_block(v, t);
+	save(v, &l->block);
+	l->compared++;
+	v->jit->stats.compared++;
+	if (v->request & ~l->before.request) /* a kick in between: the block may have stopped earlier */
+		return got;
+	if ((got != want && (got > OP_JUMP || want > OP_JUMP)) || !same_state(&l->interp, &l->block) || !same_memory(l)) {
+		differ(v, l, t, want, got);
+		return OP_STOP;
+	}
+	return got;
+}
+
+size_t lockstep_size(void)
+{
+	return sizeof(struct lockstep);
+}

@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What blocks call C for, and what happens when one of their instructions faults: the state is brought to what it
+ * is between two instructions, and the interpreter's own code does the rest.
+ */
+#include "jit/jit_priv.h"
+
+#include <ucontext.h>
+
+#include "base/base.h"
+#include "cpu/native_priv.h"
+#include "cpu/op/op.h"
+
+static const struct insn *site_rec(const struct vcpu *v, const struct site *s)
+{
+	return (const struct insn *)(v->rc->arena + (size_t)s->rec * 8);
+}
+
+static void undo(struct vcpu *v, const struct insn *r, const struct recipe *how)
+{
+	u64 src = how->src == GPR_NONE ? (u64)r->imm : v->gpr[how->src];
+	u64 *dst = &v->gpr[how->dst];
+
+	switch (how->undo) {
+	case UNDO_ADD:
+		*dst -= src;
+		break;
+	case UNDO_SUB:
+		*dst += src;
+		break;
+	case UNDO_XOR:
+		*dst ^= src;
+		break;
+	case UNDO_NEG:
+		*dst = 0 - *dst;
+		break;
+	default:
+		return;
+	}
+	if (r->osz == 4)
+		*dst = (u32)*dst;
+}
+
+/* vcpu.aflags as the guest would see them before the site's instruction; registers are in vcpu.gpr. */
+static void exact_flags(struct vcpu *v, const struct site *s)
+{
+	const struct insn *r;
+
+	if (s->flags != FLAGS_RECIPE)
+		return;
+	r = site_rec(v, s);
+	r += s->recipe.index - r->seq;
+	undo(v, r, &s->recipe);
+	native_step(v, r);
+}
+
+static void keep_fp(struct vcpu *v, u8 live)
+{
+	if (live && !v->fp_live)
+		cpu_fp_load(v);
+}
+
+/* Run a copied instruction as the interpreter does. OP_NEXT, or why the block is left. */
+static int run_record(struct vcpu *v, const struct insn *r)
+{
+	int res = native_step(v, r);
+
+	v->cur = r;
+	return res;
+}
+
+static int leave(struct vcpu *v, const struct insn *r, int res)
+{
+	v->cur = r;
+	v->jit_result = (u32)res;
+	return 1;
+}
+
+/* ---- called from code ------------------------------------------------------------------------------- */
+
+/*
+ * The operand of a copied instruction is not in the TLB. A read gets a pointer; a write may need its commit, so the
+ * interpreter's stub does the whole instruction.
+ */
+struct slow_result jit_slow(struct vcpu *v, u32 site)
+{
+	const struct site *s = &v->jit->site[site];
+	const struct insn *r = site_rec(v, s);
+	struct slow_result out = { .done = 0 };
+	u8 live = v->fp_live;
+	int res;
+
+	v->jit->stats.slow++;
+	v->icount++;
+	if (!(s->acc & ACC_W)) {
+		out.ptr = (u64)cpu_mem_begin(v, r, s->size, s->acc, 0);
+		if (unlikely(!out.ptr)) {
+			res = (int)v->scratch[SLOT_RESULT];
+			exact_flags(v, s);
+			leave(v, r, res);
+		}
+		keep_fp(v, live);
+		return out;
+	}
+	exact_flags(v, s);
+	res = run_record(v, r);
+	if (res == OP_NEXT && v->request)
+		res = OP_END;
+	if (res != OP_NEXT) {
+		leave(v, r, res);
+		return out;
+	}
+	keep_fp(v, live);
+	out.ptr = 1;
+	out.done = (u64)v->jit->x.rx + s->done;
+	return out;
+}
+
+/* A whole instruction in C. */
+int jit_op(struct vcpu *v, u32 site)
+{
+	const struct site *s = &v->jit->site[site];
+	const struct insn *r = site_rec(v, s);
+	int res;
+
+	v->jit->stats.ops++;
+	exact_flags(v, s);
+	v->icount++;
+	v->cur = r;
+	res = r->op ? r->op(v, r) : run_record(v, r);
+	if (res == OP_NEXT && v->request)
+		res = OP_END;
+	if (res != OP_NEXT)
+		return leave(v, r, res);
+	return 0;
+}
+
+int jit_fp(struct vcpu *v, u32 site)
+{
+	const struct site *s = &v->jit->site[site];
+	const struct insn *r = site_rec(v, s);
+	int res = cpu_fp_need(v, r);
+
+	if (res == OP_NEXT)
+		return 0;
+	exact_flags(v, s);
+	return leave(v, r, res);
+}
+
+/* A request is up at a backward jump. */
+int jit_stop(struct vcpu *v, u32 site)
+{
+	return leave(v, site_rec(v, &v->jit->site[site]), OP_NEXT);
+}
+
+/* ---- faults ------------------------------------------------------------------------------------------- */
+
+static u32 find_site(const struct jit *j, u32 off)
+{
+	u32 lo = 0, hi = j->nsites;
+
+	while (hi - lo > 1) {
+		u32 mid = lo + (hi - lo) / 2;
+
+		if (j->site[mid].host <= off)
+			lo = mid;
+		else
+			hi = mid;
+	}
+	return lo;
+}
+
+bool jit_fault(struct vcpu *v, int vector, void *uctx)
+{
+	greg_t *g = ((ucontext_t *)uctx)->uc_mcontext.gregs;
+	struct jit *j = v->jit;
+	u64 off = (u64)g[REG_RIP] - (u64)j->x.rx;
+
+	if (off < j->glue_end || off >= j->used || !j->nsites)
+		return false;
+	j->fault_site = find_site(j, (u32)off);
+	v->scratch[SLOT_FAULT] = (u64)(s64)vector;
+	g[REG_RIP] = (greg_t)j->fault;
+	return true;
+}
+
+/* In ordinary context: registers are spilled, the host's flags at the fault are in jit_tmp[1]. */
+void jit_failed(struct vcpu *v)
+{
+	const struct site *s = &v->jit->site[v->jit->fault_site];
+	const struct insn *r = site_rec(v, s);
+
+	if (s->flags == FLAGS_HOST)
+		v->aflags = (u16)v->jit_tmp[1];
+	else
+		exact_flags(v, s);
+	v->icount++;
+	leave(v, r, native_failed(v, r));
+}
