@@ -433,6 +433,7 @@ struct vcpu {
 	struct native *native;
 	const struct translator *tr; /* NULL: interpreter only */
 	struct jit *jit;
+	u16 heat;	/* entries of a trace after which it is translated */
 	const void *interp_entry; /* how translated code enters a trace that has none */
 	struct vmx *vmx;
 	struct mmio_state mmio;
@@ -651,7 +652,7 @@ enum mode_bits { /* low bits of vcpu.mode_key: what changes decoding or fetching
 	MODE_NONROOT = 1 << 7,	/* L2: instructions that L1 can intercept are bound to its intercepts */
 	MODE_RANDOM_EXITS = 1 << 8, /* L1 intercepts RDRAND or RDSEED */
 	MODE_PROT = 1 << 6,	/* protected mode and not virtual-8086: VEX, LLDT and friends are defined */
-	MODE_VIEW_SHIFT = 7,	/* enum tlb_view in two bits: translated code probes it directly */
+	MODE_VIEW_SHIFT = 9,	/* enum tlb_view in two bits: translated code probes it directly */
 	MODE_VIEW = 3 << MODE_VIEW_SHIFT,
 };
 

@@ -485,7 +485,7 @@ static void trace_finish(struct vcpu *v, struct build *b, struct trace *t)
 	t->block = 0;
 	t->code = NULL;
 	t->first = t->rec[0].fn;
-	t->heat = TRACE_HEAT;
+	t->heat = v->heat;
 	if (v->tr && v->csz == 8)
 		t->rec[0].fn = native_warm_entry(v);
 	memcpy(trace_src(t), b->src, t->nbytes);

@@ -51,7 +51,6 @@ struct trace {
 	const void *code;
 	struct insn rec[];
 };
-#define TRACE_HEAT 24 /* entries after which translation pays */
 
 struct code_page {
 	gpa_t gpa;

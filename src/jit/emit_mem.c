@@ -64,7 +64,8 @@ static void put_probe(struct work *w, unsigned int size, bool write, struct cold
 {
 	struct emit *e = &w->e;
 	unsigned int view = (w->t->key & MODE_VIEW) >> MODE_VIEW_SHIFT;
-	s32 array = OFF(l1) + (s32)(view * sizeof(struct tlb_l1)) +
+	unsigned int level = w->t->key & MODE_NONROOT ? 1 : 0;
+	s32 array = OFF(l1_sets) + (s32)((level * VIEW_NUM + view) * sizeof(struct tlb_l1)) +
 		    (s32)(write ? offsetof(struct tlb_l1, w) : offsetof(struct tlb_l1, r));
 	struct mem_ref tag = { .base = R_I, .index = REF_NONE, .gs = true };
 	struct mem_ref host = tag;

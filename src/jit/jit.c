@@ -55,7 +55,7 @@ static void flush(struct vcpu *v)
 		if (!t || t->block != n)
 			continue;
 		t->rec[0].fn = native_warm_entry(v);
-		t->heat = TRACE_HEAT;
+		t->heat = v->heat;
 		t->block = 0;
 		t->code = NULL;
 	}
@@ -96,6 +96,15 @@ static const struct translator lockstep_translator = {
 	.run = lockstep_run,
 };
 
+/* Tests translate at once. */
+static u16 heat(void)
+{
+	const char *s = getenv("CASEMENT_HEAT");
+	int n = s ? atoi(s) : 0;
+
+	return n > 0 && n < 65536 ? (u16)n : 24;
+}
+
 int jit_attach(struct vcpu *v)
 {
 	struct jit *j;
@@ -117,6 +126,7 @@ int jit_attach(struct vcpu *v)
 		if (j->lockstep == MAP_FAILED)
 			j->lockstep = NULL;
 	}
+	v->heat = heat();
 	glue_make(v);
 	v->tr = j->lockstep ? &lockstep_translator : &translator;
 	return 0;

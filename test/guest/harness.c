@@ -19,6 +19,7 @@
 
 #include "cpu/cpu.h"
 #include "cpu/native.h"
+#include "jit/jit.h"
 
 #define RAM_SIZE (16u << 20)
 #define ROM_GPA 0xffff0000ull
@@ -348,6 +349,8 @@ static bool board_start(struct board *b, const u8 *image)
 	b->v = vcpu_create(&b->m, 0);
 	if (!b->v)
 		return false;
+	if (getenv("GUEST_JIT"))
+		jit_attach(b->v);
 	b->v->ncpuid = cpuid_supported(b->v->cpuid, CPUID_ENTRIES_MAX);
 	opt_in(b->v);
 	cpuid_adopt(b->v);
