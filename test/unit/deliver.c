@@ -185,6 +185,19 @@ static bool task_possible(const struct vcpu *v)
 	return !cpu_long_mode(v);
 }
 
+/* As the run loop does: what a device access posted is served, and delivery goes on. */
+static int deliver(struct vcpu *v)
+{
+	int r;
+
+	do {
+		atomic_store(&v->request, 0);
+		mmio_reset(v);
+		r = cpu_deliver(v);
+	} while (r == OP_AGAIN);
+	return r;
+}
+
 static void random_events(struct vcpu *v, bool lm)
 {
 	u32 rounds = tap_scale() > 1 ? 5000000 : 50000, handlers = 0, shutdowns = 0, loops = 0, bad = 0;
@@ -204,7 +217,7 @@ static void random_events(struct vcpu *v, bool lm)
 		v->inj.insn_len = type == EVENT_SOFT_INT ? 2 : 0;
 		remember(v, &b);
 		v->stop = CPU_RUN;
-		r = cpu_deliver(v);
+		r = deliver(v);
 		handlers += r == OP_JUMP;
 		shutdowns += r == OP_STOP && v->stop == CPU_STOP_SHUTDOWN;
 		loops += r == OP_STOP && v->stop == CPU_STOP_NOTIFY;
