@@ -495,6 +495,14 @@ bool gen_case(unsigned int id, struct icase *c)
 	return true;
 }
 
+void gen_bytes(unsigned int id, uint8_t b[16])
+{
+	struct icase c = { .csz = 8 };
+
+	put_insn(&c, &tmpl[id][below(gen_templates(id))]);
+	memcpy(b, c.bytes, 16);
+}
+
 uint8_t *gen_window(uint8_t *arena, const struct icase *c, unsigned int *skip, unsigned int *len)
 {
 	int64_t start = (int64_t)(c->target - ARENA) - WINDOW_BEFORE;

@@ -30,5 +30,7 @@ unsigned int gen_init(uint64_t *seed);
 unsigned int gen_templates(unsigned int id);
 /* A random vector of row id; false if the template did not give one this time. */
 bool gen_case(unsigned int id, struct icase *c);
+/* Random bytes that begin with an encoding of row id in 64-bit mode. */
+void gen_bytes(unsigned int id, uint8_t b[16]);
 /* Where the window lies in an arena, clipped to it. */
 uint8_t *gen_window(uint8_t *arena, const struct icase *c, unsigned int *skip, unsigned int *len);

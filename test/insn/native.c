@@ -275,6 +275,57 @@ static void test_rows(const char *only, unsigned int vectors)
 	}
 }
 
+/* ---- what CPUID does not show is undefined ------------------------------------------------------------ */
+
+static void all_features(struct vcpu *v)
+{
+	memset(v->features, 0xff, sizeof(v->features));
+}
+
+/* Encodings of a row that still decode to it when its feature is missing; *n counts those that do with it. */
+static unsigned int still_there(struct vcpu *v, bool checked, unsigned int id, unsigned int *n)
+{
+	enum feature f = (enum feature)insn_rows[id].feature;
+	unsigned int bad = 0;
+
+	for (unsigned int k = 0; k < 50; k++) {
+		struct decode d;
+		uint8_t b[16];
+
+		gen_bytes(id, b);
+		all_features(v);
+		if (insn_decode(v, b, 15, 8, &d) || d.rec.id != id)
+			continue;
+		(*n)++;
+		v->features[f / 64] &= ~(1ull << f % 64);
+		bad += !insn_decode(checked ? v : NULL, b, 15, 8, &d) && d.rec.id == id;
+	}
+	return bad;
+}
+
+static void test_features(void)
+{
+	static struct vcpu v;
+	unsigned int rows = 0, bad = 0, untried = 0, caught = 0;
+
+	for (unsigned int id = 1; id < INSN_COUNT; id++) {
+		unsigned int n = 0, gone = 0;
+
+		if (insn_rows[id].feature == FEAT_BASE || !gen_templates(id))
+			continue;
+		rows++;
+		bad += still_there(&v, true, id, &n);
+		caught += still_there(&v, false, id, &gone) > 0;
+		if (n)
+			continue;
+		untried++;
+		diag("no encoding of %s", insn_name((enum insn_id)id));
+	}
+	is(bad, 0, "%u rows with a CPUID feature are undefined without it", rows);
+	is(untried, 0, "each of them was tried");
+	is(caught, rows, "and a decoder that does not ask for features is caught for each");
+}
+
 /* A renamer that takes one register for another must not get away with it. */
 static void test_broken_renamer(void)
 {
@@ -304,8 +355,10 @@ int main(int argc, char **argv)
 		bail_out("cannot map the arenas");
 	gen_init(&seed);
 	test_rows(only, vectors);
-	if (!only)
+	if (!only) {
+		test_features();
 		test_broken_renamer();
+	}
 	diag("%lu vectors in %.1f s", total, tap_now() - start);
 	return done_testing();
 }
