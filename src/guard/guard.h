@@ -60,6 +60,7 @@ struct guard_vcpu {
 	u64 notify_icount;
 	u32 notify_repeats;
 	bool context_invalid;
+	bool notify_l1;	/* the notify exit that the processor stopped for is L1's */
 	struct guard_vcpu_lock lock;
 	bool f00f;
 	u8 wedge;

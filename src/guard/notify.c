@@ -12,6 +12,7 @@
 #include <linux/kvm.h>
 
 #include "cpu/deliver.h"
+#include "cpu/vmx/vmx.h"
 
 /* KVM intercepts these on every VM, notify exits or not. */
 static bool intercepted(const struct guard *g, const struct event *e)
@@ -21,14 +22,40 @@ static bool intercepted(const struct guard *g, const struct event *e)
 	return e->vector == EXC_UD || e->vector == EXC_DB || e->vector == EXC_AC || e->vector == EXC_MC;
 }
 
+#define NO_WINDOW (~0ull)
+
+/* Frequency of the crystal that the guest's CPUID leaf 15H tells; ours if it does not. */
+static u64 guest_crystal(const struct vcpu *v, u64 ours)
+{
+	for (u32 n = 0; n < v->ncpuid; n++)
+		if (v->cpuid[n].function == 0x15 && v->cpuid[n].ecx)
+			return v->cpuid[n].ecx;
+	return ours;
+}
+
+/*
+ * The window that L1 set for its running L2, with the processor's threshold, in our crystal's clocks: L1 counts by
+ * the crystal that its CPUID shows, and a window that does not fit 32 bits of ours is as long as one can be.
+ */
+static u64 l1_window(const struct vcpu *v)
+{
+	const struct guard *g = guard_of(v);
+	u64 ours = g->opt.crystal, window;
+
+	if (!v->nonroot || !vmx_proc2(v, PROC2_NOTIFY))
+		return NO_WINDOW;
+	window = vmcs_get(v->vmx, VMCS_NOTIFY_WINDOW) * ours / guest_crystal(v, ours);
+	return (window > ~0u ? ~0u : window) + g->notify_threshold;
+}
+
 bool guard_no_window(struct vcpu *v, u32 rounds)
 {
 	struct guard_vcpu *gv = v->guard;
 	struct guard *g = gv->guard;
-	u64 now;
+	u64 now, own = g->notify ? (u64)g->notify_window + g->notify_threshold : NO_WINDOW, l1 = l1_window(v);
 
 	atomic_store_explicit(&gv->rounds, gv->rounds + 1, memory_order_relaxed);
-	if (!g->notify)
+	if (own == NO_WINDOW && l1 == NO_WINDOW)
 		return false;
 	if (intercepted(g, &v->inj)) {
 		/* An exit and an entry: the host had its window, and the interval begins anew. */
@@ -40,7 +67,10 @@ bool guard_no_window(struct vcpu *v, u32 rounds)
 		v->deliver_start = now;
 		return false;
 	}
-	return now - v->deliver_start > (u64)g->notify_window + g->notify_threshold;
+	if (now - v->deliver_start <= (l1 < own ? l1 : own))
+		return false;
+	gv->notify_l1 = l1 < own; /* the smaller window owns the exit */
+	return true;
 }
 
 /*

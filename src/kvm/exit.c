@@ -3,6 +3,7 @@
  * Why the processor stopped, told through struct kvm_run, and user space's answer taken back.
  */
 #include "kvm/kvm.h"
+#include "kvm/nested.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -155,10 +156,16 @@ static int exit_window(struct kvm_vcpu *k)
 
 static int exit_notify(struct kvm_vcpu *k)
 {
+	enum notify_verdict verdict;
 	bool invalid;
 
+	if (nested_notify_owned(k))
+		return 1;
 	STAT_INC(k, notify_window_exits);
-	switch (guard_notify_exit(k->v, &invalid)) {
+	verdict = guard_notify_exit(k->v, &invalid);
+	if (invalid && nested_notify_invalid(k))
+		return 1;
+	switch (verdict) {
 	case NOTIFY_VERDICT_TELL:
 		k->run->notify.flags = invalid ? KVM_NOTIFY_CONTEXT_INVALID : 0;
 		return 0;

@@ -250,6 +250,71 @@ bool nested_triple_fault(struct kvm_vcpu *k)
 	return true;
 }
 
+/* ---- notify exits ------------------------------------------------------------------------------------------- */
+
+#define QUAL_INVALID 1
+#define MCG_STATUS_MCIP BIT(2)
+
+/* L2 exits; what was being delivered goes into the vectoring information. */
+static void exit_to_l1(struct kvm_vcpu *k, u32 reason, u64 qualification)
+{
+	struct vcpu *v = k->v;
+	const struct event by = v->inj;
+
+	cpu_enter_guest(v);
+	vmx_raise(v, reason, qualification);
+	v->exc.valid = false;
+	vmx_take_exit(v, by.valid && reason != VMEXIT_TRIPLE_FAULT ? &by : NULL);
+	cpu_leave_guest(v);
+}
+
+bool nested_notify_owned(struct kvm_vcpu *k)
+{
+	if (!k->guard.notify_l1)
+		return false;
+	k->guard.notify_l1 = false;
+	if (!k->v->nonroot)
+		return false;
+	exit_to_l1(k, VMEXIT_NOTIFY, 0); /* no departure: L1 asked for it */
+	return true;
+}
+
+static void machine_check(struct vcpu *v)
+{
+	v->msr_val[MSR_SLOT_MCG_STATUS] |= MCG_STATUS_MCIP;
+	v->inj = (struct event){ .valid = true, .vector = EXC_MC, .type = EVENT_HARD_EXC };
+}
+
+bool nested_notify_invalid(struct kvm_vcpu *k)
+{
+	struct vcpu *v = k->v;
+	u32 how = k->guard.guard->opt.nested_notify_invalid;
+
+	if (!v->nonroot || how == NESTED_NOTIFY_INVALID_USERSPACE)
+		return false;
+	if (how == NESTED_NOTIFY_INVALID_SWEXIT && !(v->msr_val[MSR_SLOT_CASEMENT_SWEXIT] & 1))
+		how = NESTED_NOTIFY_INVALID_EXIT2;
+	k->guard.context_invalid = false;
+	switch (how) {
+	case NESTED_NOTIFY_INVALID_REFLECT75:
+		guard_depart(v, DEP_L2_EXIT, VMEXIT_NOTIFY);
+		exit_to_l1(k, VMEXIT_NOTIFY, QUAL_INVALID);
+		return true;
+	case NESTED_NOTIFY_INVALID_SWEXIT:
+		guard_depart(v, DEP_L2_EXIT, VMEXIT_SOFTWARE);
+		exit_to_l1(k, VMEXIT_SOFTWARE, VMEXIT_NOTIFY | (u64)QUAL_INVALID << 32);
+		return true;
+	case NESTED_NOTIFY_INVALID_MCE:
+		guard_depart(v, DEP_L2_EXIT, EXC_MC);
+		machine_check(v);
+		return true;
+	default:
+		guard_depart(v, DEP_TRIPLE_FAULT_L2, VMEXIT_TRIPLE_FAULT);
+		exit_to_l1(k, VMEXIT_TRIPLE_FAULT, 0);
+		return true;
+	}
+}
+
 /* ---- the preemption timer --------------------------------------------------------------------------------- */
 
 static void timer_fired(struct irq_timer *t, u64 now)
@@ -263,6 +328,8 @@ static void timer_fired(struct irq_timer *t, u64 now)
 void nested_init(struct kvm_vcpu *k)
 {
 	irq_timer_init(&k->vmx_timer, timer_fired);
+	if (k->vm->guard.opt.nested_notify == NESTED_NOTIFY_ON)
+		vmx_offer_notify(k->v);
 }
 
 void nested_destroy(struct kvm_vcpu *k)

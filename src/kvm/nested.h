@@ -9,5 +9,9 @@ void nested_init(struct kvm_vcpu *k);
 void nested_destroy(struct kvm_vcpu *k);
 /* Serve a requested triple fault: true when L2 took it, or when it came too late for L2. */
 bool nested_triple_fault(struct kvm_vcpu *k);
+/* A notify exit of L2 inside L1's own window: true when L1 has been given it. */
+bool nested_notify_owned(struct kvm_vcpu *k);
+/* One of L0's with an invalid context, by nested-notify-invalid: false when the monitor is to be told. */
+bool nested_notify_invalid(struct kvm_vcpu *k);
 void nested_bus_invalid(struct vcpu *v);
 void nested_bus_timer(struct vcpu *v, u64 ticks);

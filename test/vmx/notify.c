@@ -19,6 +19,7 @@ static void hostile(const char *options, u32 flags)
 	board_gate(&b, BOARD_LONG64, 1, SEL_CODE0_64, BOARD_HANDLERS + 16, GATE_INT32, 0, 1);
 	board_watch(&b, l1, 0, BOARD_IDT + 16, 3, 8);
 	vput(VMCS_GUEST_DR7, 0x400 | 3 | 3 << 16 | 2 << 18);
+	vput(VMCS_EXCEPTION_BITMAP, 1 << EXC_MC);
 	is(next_exit(), L2_AT(0x70), "L2 runs");
 }
 
@@ -123,6 +124,111 @@ static void shut_down(void)
 	gone();
 }
 
+/* ---- nested-notify=on -------------------------------------------------------------------------------------------- */
+
+static void windows(u32 l1_clocks)
+{
+	fresh("intercepts=drop,nested-notify=on,notify-threshold=1000");
+	is(enable_notify(500000, NOTIFY_ON_USER), 0, "a window of 20 ms for L0");
+	nest();
+	l2_code(l2_loops);
+	board_gate(&b, BOARD_LONG64, 1, SEL_CODE0_64, BOARD_HANDLERS + 16, GATE_INT32, 0, 1);
+	board_watch(&b, l1, 0, BOARD_IDT + 16, 3, 8);
+	vput(VMCS_GUEST_DR7, 0x400 | 3 | 3 << 16 | 2 << 18);
+	vput(VMCS_SECONDARY_VM_EXEC_CONTROL, 1u << 31);
+	vput(VMCS_NOTIFY_WINDOW, l1_clocks);
+	is(next_exit(), L2_AT(0x70), "L1 may set the control");
+}
+
+/* Windows in crystal clocks; the threshold counts for both levels. */
+static void exposed(void)
+{
+	windows(25000);
+	is(next_exit(), VMEXIT_NOTIFY, "Q07 L1's window is the smaller one: the exit is L1's");
+	is(vget(VMCS_EXIT_QUALIFICATION), 0, "Q07 with a valid context");
+	is(vget(VMCS_IDT_VECTORING_INFO_FIELD), 0x80000301, "Q07 and with the event that was being delivered");
+	is(stat_of(l1, "notify_window_exits", 0), 0, "Q07 and not counted for L0");
+	gone();
+	windows(50000000);
+	is(board_run(&b, l1, 5000), KVM_EXIT_NOTIFY, "Q08 L1's window is the larger one: the exit is L0's");
+	is(next_exit(), 0x80000000 | KVM_EXIT_NOTIFY, "Q08 again, and L1 has seen nothing");
+	gone();
+	windows(~0u);
+	is(board_run(&b, l1, 5000), KVM_EXIT_NOTIFY, "Q09 the largest window does not wrap around to a small one");
+	gone();
+}
+
+/* ---- nested-notify-invalid: what each choice does to four kinds of L1 ----------------------------------------------- */
+
+enum model { MODEL_REPORTS, MODEL_KNOWS_75, MODEL_KVM49, MODEL_PANICS, MODELS };
+
+/* What becomes of it when this L1 gets this exit. */
+static const char *reacts(enum model m, u32 reason)
+{
+	if (reason == VMEXIT_TRIPLE_FAULT)
+		return "L2 ends";
+	if (reason == VMEXIT_EXCEPTION_NMI)
+		return "L1 handles #MC";
+	if (reason == VMEXIT_NOTIFY && m == MODEL_KNOWS_75)
+		return "L1 ends L2";
+	if (m == MODEL_PANICS)
+		return "L1 panics";
+	if (m != MODEL_KVM49)
+		return "L1 reports it";
+	/* One warning, then #UD into L2. */
+	vput(VMCS_VM_ENTRY_INTR_INFO_FIELD, 0x80000306);
+	vput(VMCS_GUEST_DR7, 0x400);
+	vput(VMCS_GUEST_PENDING_DBG_EXCEPTIONS, 0);
+	return board_run_out(&b, l1, BOARD_PORT, 5000) == 6 ? "L2 gets #UD" : "L2 loops";
+}
+
+static const char *outcome(const char *how, enum model m, bool opted)
+{
+	char options[128];
+	u32 reason;
+
+	snprintf(options, sizeof(options), "intercepts=drop,nested-notify-invalid=%s", how);
+	hostile(options, NOTIFY_ON);
+	if (opted) {
+		struct {
+			struct kvm_msrs head;
+			struct kvm_msr_entry e;
+		} msr = { .head.nmsrs = 1, .e = { .index = 0x43534d10, .data = 1 } };
+
+		is(board_cpu_ioctl(&b, l1, KVM_SET_MSRS, &msr), 1, "opted in");
+	}
+	casement_inject(b.vm, "context-invalid:flag", NULL, 0);
+	reason = next_exit();
+	if (reason == (0x80000000 | KVM_EXIT_NOTIFY))
+		return "monitor decides";
+	return reacts(m, reason);
+}
+
+static void debate(void)
+{
+	static const char *const how[] = { "userspace", "exit2", "reflect75", "swexit", "swexit", "mce" };
+	static const char *const want[][MODELS] = {
+		{ "monitor decides", "monitor decides", "monitor decides", "monitor decides" },
+		{ "L2 ends", "L2 ends", "L2 ends", "L2 ends" },
+		{ "L1 reports it", "L1 ends L2", "L2 gets #UD", "L1 panics" },
+		{ "L2 ends", "L2 ends", "L2 ends", "L2 ends" },
+		{ "L1 reports it", "L1 reports it", "L2 gets #UD", "L1 panics" },
+		{ "L1 handles #MC", "L1 handles #MC", "L1 handles #MC", "L1 handles #MC" },
+	};
+
+	diag("%-22s %-16s %-16s %-16s %-16s", "nested-notify-invalid", "reports", "knows 75", "like KVM 4.9", "panics");
+	for (size_t n = 0; n < ARRAY_SIZE(how); n++) {
+		const char *got[MODELS];
+
+		for (enum model m = 0; m < MODELS; m++) {
+			got[m] = outcome(how[n], m, n == 4);
+			is_str(got[m], want[n][m], "%s%s, L1 model %d", how[n], n == 4 ? " opted in (Q12)" : "", m);
+			gone();
+		}
+		diag("%-10s %-11s %-16s %-16s %-16s %-16s", how[n], n == 4 ? "opted in" : "", got[0], got[1], got[2], got[3]);
+	}
+}
+
 int main(void)
 {
 	offered();
@@ -130,5 +236,7 @@ int main(void)
 	killed();
 	requested();
 	shut_down();
+	exposed();
+	debate();
 	return done_testing();
 }

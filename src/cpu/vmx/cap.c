@@ -67,15 +67,16 @@ static bool valid_misc(u64 val, u64 offered)
 	       (val >> 25 & 7) <= (offered >> 25 & 7) && val >> 32 == offered >> 32;
 }
 
-static bool may_set(const struct msr_row *row, u64 val)
+static bool may_set(const struct vcpu *v, const struct msr_row *row, u64 val)
 {
 	switch (row->slot) {
 	case MSR_SLOT_VMX_TRUE_PINBASED_CTLS:
 	case MSR_SLOT_VMX_TRUE_PROCBASED_CTLS:
 	case MSR_SLOT_VMX_TRUE_EXIT_CTLS:
 	case MSR_SLOT_VMX_TRUE_ENTRY_CTLS:
-	case MSR_SLOT_VMX_PROCBASED_CTLS2:
 		return narrower_controls(val, row->reset);
+	case MSR_SLOT_VMX_PROCBASED_CTLS2:
+		return narrower_controls(val, row->reset | (v->vmx->notify_offered ? (u64)PROC2_NOTIFY << 32 : 0));
 	case MSR_SLOT_VMX_BASIC:
 		return valid_basic(val, row->reset);
 	case MSR_SLOT_VMX_MISC:
@@ -95,10 +96,16 @@ static bool may_set(const struct msr_row *row, u64 val)
 
 static int write_VMX_CAP(struct vcpu *v, const struct msr_row *row, u64 val, bool host)
 {
-	if (!host || v->vmx->on || !may_set(row, val))
+	if (!host || v->vmx->on || !may_set(v, row, val))
 		return -EINVAL;
 	v->msr_val[row->slot] = val;
 	return 0;
 }
 
 const struct msr_how msr_how_VMX_CAP = { read_VMX_CAP, write_VMX_CAP };
+
+void vmx_offer_notify(struct vcpu *v)
+{
+	v->vmx->notify_offered = true;
+	v->msr_val[MSR_SLOT_VMX_PROCBASED_CTLS2] |= (u64)PROC2_NOTIFY << 32;
+}

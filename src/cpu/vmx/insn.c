@@ -159,7 +159,7 @@ static unsigned int operand_bytes(const struct vcpu *v)
 }
 
 /* Fields of features that this processor does not have cannot be named. */
-static bool field_supported(enum vmcs_field f)
+static bool field_supported(const struct vcpu *v, enum vmcs_field f)
 {
 	switch (f) {
 	case VMCS_LAST_PID_POINTER_INDEX:
@@ -170,8 +170,9 @@ static bool field_supported(enum vmcs_field f)
 	case VMCS_GUEST_BNDCFGS:
 	case VMCS_GUEST_IA32_PERF_GLOBAL_CTRL:
 	case VMCS_HOST_IA32_PERF_GLOBAL_CTRL:
-	case VMCS_NOTIFY_WINDOW:
 		return false;
+	case VMCS_NOTIFY_WINDOW:
+		return v->vmx->notify_offered;
 	default:
 		return f < VMCS_FIELDS;
 	}
@@ -206,7 +207,7 @@ static int check_field(struct vcpu *v, const struct insn *i, struct field_access
 		return fail_invalid(v);
 	}
 	a->f = vmcs_lookup(v->gpr[insn_reg(i)] & (cpu_code64(v) ? ~0ull : ~0u), &a->high);
-	if (!field_supported(a->f)) {
+	if (!field_supported(v, a->f)) {
 		*failed = true;
 		return fail(v, VMXERR_UNSUPPORTED_FIELD);
 	}

@@ -136,6 +136,7 @@ struct vmx_exit {
  * @virtual_intr: a virtual interrupt is recognized (virtual-interrupt delivery)
  * @ple_first, @ple_last: TSC of the first and the last PAUSE of a loop
  * @recheck: L2's registers came from outside (user space, SMRAM): they may be what no VM entry lets in
+ * @notify_offered: L1 may use notify VM exits
  * @run_pending: no instruction of L2 has run since VM entry
  * @trap_due: reason of an exit to make after the instruction (TPR below threshold, APIC write, EOI), or 0
  * @trap_qualification: its qualification
@@ -153,6 +154,7 @@ struct vmx {
 	bool virtual_intr;
 	bool run_pending;
 	bool recheck;
+	bool notify_offered;
 	bool aborted;
 	bool smm_on, smm_nonroot;
 	u8 activity;
@@ -208,6 +210,9 @@ static inline u64 vmx_l2_tsc(const struct vmx_controls *c, u64 tsc)
 		tsc = (u64)((u128)tsc * c->tsc_multiplier >> 48);
 	return tsc + c->tsc_offset;
 }
+
+/* Let this vCPU's L1 use notify VM exits; before it runs. */
+void vmx_offer_notify(struct vcpu *v);
 
 /* ---- vmcs.c ---- */
 
