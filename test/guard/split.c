@@ -181,6 +181,52 @@ static void no_bus_lock_with_ac(void)
 	gone();
 }
 
+/* ---- locks in memory that is not write-back ----------------------------------------------------------- */
+
+#define UC_BIT (1u << 28)
+
+static void set_uc_feature(int cpu)
+{
+	struct kvm_cpuid2 *c = calloc(1, sizeof(*c) + 128 * sizeof(c->entries[0]));
+
+	c->nent = 128;
+	board_cpu_ioctl(&b, cpu, KVM_GET_CPUID2, c);
+	for (u32 i = 0; i < c->nent; i++)
+		if (c->entries[i].function == 7 && c->entries[i].index == 2)
+			c->entries[i].edx |= 1u << 6;
+	if (board_cpu_ioctl(&b, cpu, KVM_SET_CPUID2, c))
+		bail_out("KVM_SET_CPUID2");
+	free(c);
+}
+
+static void uc_locks(void)
+{
+	u64 err, at;
+	int cpu;
+
+	fresh("split-lock=off");
+	cpu = LOCK_CPU(lock_fresh_page, 0);
+	ok(set_msr(cpu, MSR_TEST_CTRL, UC_BIT), "UC-lock detection that is not enumerated: #GP");
+	set_msr(cpu, MSR_CORE_CAPS, 0x30);
+	board_put(&b, BOARD_PT + 0x30 * 8, 0x30077, 8);
+	ok(!set_msr(cpu, MSR_TEST_CTRL, UC_BIT) && faulted(cpu, 13, &err, &at) && err == 0 && !board_get(&b, INSIDE, 4),
+	   "enumerated by CORE_CAPABILITIES: #GP(0), memory unchanged");
+	gone();
+	fresh("split-lock=off");
+	cpu = LOCK_CPU(lock_fresh_page, 0);
+	set_uc_feature(cpu);
+	board_put(&b, BOARD_PT + 0x30 * 8, 0x30077, 8);
+	ok(!set_msr(cpu, MSR_TEST_CTRL, UC_BIT) && faulted(cpu, 17, &err, &at) && err == 4 && !board_get(&b, INSIDE, 4),
+	   "enumerated by CPUID: #AC(4)");
+	gone();
+	fresh("split-lock=off");
+	cpu = LOCK_CPU(lock_fresh_page, 0);
+	set_uc_feature(cpu);
+	set_msr(cpu, MSR_TEST_CTRL, UC_BIT);
+	is(outcome(cpu), RETIRED, "and nothing in write-back memory");
+	gone();
+}
+
 /* ---- the host ------------------------------------------------------------------------------------------ */
 
 static unsigned int count_kind(const char *kind)
@@ -221,6 +267,28 @@ static void warn(void)
 	t = timed(cpu, &how);
 	ok(how == RETIRED && t < 0.009, "S13 mitigate off: no delay (%.2f ms)", t * 1e3);
 	gone();
+}
+
+/* Locks of two vCPUs, one after the other: how often was the bit dropped? */
+static unsigned int drops(const char *opts)
+{
+	unsigned int n;
+
+	fresh(opts);
+	for (int i = 0; i < 2; i++)
+		if (outcome(LOCK_CPU(lock_add, 0)) != RETIRED)
+			return 99;
+	n = count_kind("split-lock-open");
+	gone();
+	return n;
+}
+
+static void siblings(void)
+{
+	is(drops("split-lock=warn,split-lock-mitigate=off,split-lock-reenable=never,smt=off"), 2,
+		"each vCPU has its bit");
+	is(drops("split-lock=warn,split-lock-mitigate=off,split-lock-reenable=never,smt=on"), 1,
+	   "smt=on: two share it, and clearing one's is clearing the other's");
 }
 
 static void on_tick(int sig)
@@ -433,7 +501,9 @@ int main(void)
 	descriptors();
 	msrs();
 	no_bus_lock_with_ac();
+	uc_locks();
 	warn();
+	siblings();
 	periodic_signal();
 	fatal();
 	hardware_ac();
