@@ -254,9 +254,9 @@ void rcache_rest(struct vcpu *v)
 
 	if (now - rc->rest_since < REST_NS)
 		return;
-	idle = (v->icount - rc->rest_icount) * REST_NS < REST_INSNS * (now - rc->rest_since);
+	idle = (v->icount + v->busy - rc->rest_icount) * REST_NS < REST_INSNS * (now - rc->rest_since);
 	rc->rest_since = now;
-	rc->rest_icount = v->icount;
+	rc->rest_icount = v->icount + v->busy;
 	if (!idle || rc->used <= RCACHE_REST)
 		return;
 	start_over(v);

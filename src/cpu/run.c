@@ -223,6 +223,15 @@ static bool boundary(struct vcpu *v)
 	return true;
 }
 
+/*
+ * Translated code counts no instructions, and whether one retired since a delivery decides whether a window has
+ * opened: the first one after it is run by itself.
+ */
+static inline bool must_count(const struct vcpu *v)
+{
+	return v->tr && v->deliver_icount == v->icount;
+}
+
 /* ---- the loop --------------------------------------------------------------------------------- */
 
 static inline bool must_step(const struct vcpu *v)
@@ -434,7 +443,7 @@ enum cpu_stop cpu_run(struct vcpu *v)
 	atomic_fetch_or(&v->request, REQ_EVENT);
 	go = complete(v);
 	while (go && boundary(v))
-		go = must_step(v) ? step(v, false) : run_traces(v);
+		go = must_step(v) || must_count(v) ? step(v, false) : run_traces(v);
 	if (v->stop == CPU_RUN)
 		v->stop = CPU_STOP_INTERNAL;
 	return leave(v);

@@ -30,10 +30,10 @@ static void enter(struct vcpu *v)
 	v->jit->entered = base_rdtsc();
 }
 
-/* Blocks count no instructions; who asks for icount wants to know how busy the vCPU was. */
+/* Blocks count no instructions. */
 static void leave(struct vcpu *v)
 {
-	v->icount += base_rdtsc() - v->jit->entered;
+	v->busy += base_rdtsc() - v->jit->entered;
 	asm volatile("wrgsbase %0" : : "r"(v->jit->host_gs));
 }
 
