@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <string.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 #include "base/base.h"
 #include "cpu/cpu.h"
@@ -279,23 +280,36 @@ void signal_hook_illegal(bool (*fn)(ucontext_t *uc))
 	unlock_user(old);
 }
 
+/* Until it is cancelled: cancelling a thread that has ended already does nothing. */
 static void *idle(void *arg)
 {
+	for (;;)
+		pause();
 	return arg;
+}
+
+/* glibc installs its cancellation handler at the first pthread_cancel(): make it do so now. */
+static void provoke_cancel_handler(void)
+{
+	u64 all = ~(bit(SIG_CANCEL) | bit(SIG_SETXID)), old = 0;
+	pthread_t t;
+	int r;
+
+	sys_call(SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, sizeof(u64));
+	r = pthread_create(&t, NULL, idle, NULL);
+	sys_call(SYS_rt_sigprocmask, SIG_SETMASK, &old, NULL, sizeof(u64));
+	if (r)
+		return;
+	pthread_cancel(t);
+	pthread_join(t, NULL);
 }
 
 void signal_start(void)
 {
-	pthread_t t;
-
 	if (started)
 		return;
 	started = true;
-	/* glibc installs its cancellation handler at the first pthread_cancel(): make it do so now. */
-	if (!pthread_create(&t, NULL, idle, NULL)) {
-		pthread_cancel(t);
-		pthread_join(t, NULL);
-	}
+	provoke_cancel_handler();
 	signal_self.adopted = false;
 	signal_adopt();
 }

@@ -160,6 +160,36 @@ static void t_adopted(void)
 	free_guest(&g);
 }
 
+static void *cancelled_thread(void *arg)
+{
+	pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, NULL);
+	hits++;
+	run(arg);
+	return NULL;
+}
+
+/* The thread is unwound out of KVM_RUN, not out of the middle of the engine. */
+static void t_cancelled(void)
+{
+	struct kvm_regs r;
+	struct guest g;
+	void *ret = NULL;
+	pthread_t t;
+
+	NEW_GUEST(&g, NO_CHIP, 0xeb, 0xfe);
+	pthread_create(&t, NULL, cancelled_thread, &g);
+	while (!hits)
+		;
+	usleep(20000);
+	is(pthread_cancel(t), 0, "pthread_cancel");
+	is(pthread_join(t, &ret), 0, "pthread_join");
+	ok(ret == PTHREAD_CANCELED, "cancelled");
+	is(set_slot(g.vm, 0, 0, 0, 0, g.mem), 0, "nobody waits for its vCPU");
+	is(call(g.vcpu, KVM_GET_REGS, &r), 0, "which can still be used");
+	is(r.rip, CODE, "at an instruction boundary");
+	free_guest(&g);
+}
+
 #ifdef __SANITIZE_ADDRESS__
 /* The sanitizer would report the fault below and exit. */
 const char *__asan_default_options(void);
@@ -189,6 +219,7 @@ int main(void)
 	tap_child("KVM_SET_SIGNAL_MASK", t_mask);
 	tap_death("default action", t_default_kills, SIGALRM);
 	tap_child("adopted handler", t_adopted);
+	tap_child("a cancelled thread", t_cancelled);
 	tap_death("a fault that is not the engine's", t_cancel_chain, SIGSEGV);
 	return done_testing();
 }
