@@ -281,6 +281,7 @@ bool nested_notify_owned(struct kvm_vcpu *k)
 
 static void machine_check(struct vcpu *v)
 {
+	guard_depart(v, DEP_L2_EXIT, EXC_MC);
 	v->msr_val[MSR_SLOT_MCG_STATUS] |= MCG_STATUS_MCIP;
 	v->inj = (struct event){ .valid = true, .vector = EXC_MC, .type = EVENT_HARD_EXC };
 }
@@ -305,7 +306,6 @@ bool nested_notify_invalid(struct kvm_vcpu *k)
 		exit_to_l1(k, VMEXIT_SOFTWARE, VMEXIT_NOTIFY | (u64)QUAL_INVALID << 32);
 		return true;
 	case NESTED_NOTIFY_INVALID_MCE:
-		guard_depart(v, DEP_L2_EXIT, EXC_MC);
 		machine_check(v);
 		return true;
 	default:

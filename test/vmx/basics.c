@@ -5,7 +5,8 @@
 BOARD_ASM(l2_exits, 64, "mov $1, %eax; cpuid; vmcall; hlt; invd; mov $0x10, %ecx; rdmsr; out %al, $0x70; ud2");
 BOARD_ASM(l2_cpuid, 64, "mov $200000, %ebp; 1: cpuid; dec %ebp; jnz 1b; out %al, $0x70; 2: jmp 2b");
 BOARD_ASM(l2_fault, 64, "movl $1, 0x7ff00000; 1: jmp 1b");
-BOARD_ASM(l2_work, 64, "mov $0x2000000, %ecx; xor %eax, %eax; 1: add %rcx, %rax; rol $3, %rax; dec %rcx; jnz 1b; out %al, $0x70; 2: jmp 2b");
+BOARD_ASM(l2_work, 64, "mov $0x2000000, %ecx; xor %eax, %eax\n"
+	"1: add %rcx, %rax; rol $3, %rax; dec %rcx; jnz 1b; out %al, $0x70; 2: jmp 2b");
 /* L1 that answers CPUID as small hypervisors do: skips it and resumes. */
 BOARD_ASM(l1_resumes, 64,
 	"mov %cr4, %rax; or $0x2000, %eax; mov %rax, %cr4; mov %cr0, %rax; or $0x20, %eax; mov %rax, %cr0\n"

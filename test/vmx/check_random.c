@@ -56,7 +56,7 @@ int main(void)
 			     id ? vmcheck_name(id) : "-", a.kind, a.qualification, b.kind, b.qualification);
 	}
 	ok(!bad, "%u images have the verdict of a checker written from the manual", images);
-	ok(valid && kinds[7] && kinds[8] && kinds[33], "all verdicts occur: %u enter, %u controls, %u host, %u guest", valid,
-	   kinds[7], kinds[8], kinds[33]);
+	ok(valid && kinds[7] && kinds[8] && kinds[33], "all verdicts: %u enter, %u controls, %u host, %u guest",
+	   valid, kinds[7], kinds[8], kinds[33]);
 	return done_testing();
 }

@@ -303,7 +303,8 @@ static struct verdict guest_verdict(void)
 		return bad;
 	if (act > 1 || (act == 1 && ss_dpl) || (act && (block & 3)))
 		return bad;
-	if (inject && act == 1 && !(type == 0 || type == 2 || type == 7 || (type == 3 && (vector == 1 || vector == 18))))
+	if (inject && act == 1 && type != 0 && type != 2 && type != 7 &&
+	    !(type == 3 && (vector == 1 || vector == 18)))
 		return bad;
 	if (block & ~15ull || (block & 3) == 3 || (block & 1 && !(flags & 0x200)) || block & 4)
 		return bad;

@@ -83,6 +83,22 @@ static void rules(void)
 	}
 }
 
+static void unrestricted(void)
+{
+	struct kvm_sregs s;
+
+	start("");
+	ept_identity();
+	vput(VMCS_SECONDARY_VM_EXEC_CONTROL, PROC2_EPT | PROC2_UNRESTRICTED);
+	vput(VMCS_EPT_POINTER, EPT_PML4 | 0x1e);
+	to_l2();
+	board_get_sregs(&b, l1, &s);
+	s.tr.unusable = 1;
+	board_set_sregs(&b, l1, &s);
+	is(next_exit(), 0x80000021, "D04 an unrestricted L2: L1 sees an entry failure");
+	gone();
+}
+
 static void repaired(void)
 {
 	struct kvm_sregs s, good;
@@ -161,7 +177,8 @@ static void images(void)
 /* The same memory in the address space of SMM. */
 static void smm_memory(void)
 {
-	struct kvm_userspace_memory_region r = { .slot = 1 << 16, .memory_size = BOARD_RAM, .userspace_addr = (u64)b.ram };
+	struct kvm_userspace_memory_region r = { .slot = 1 << 16, .memory_size = BOARD_RAM,
+						 .userspace_addr = (u64)b.ram };
 
 	is(board_ioctl(&b, KVM_SET_USER_MEMORY_REGION, &r), 0, "SMRAM");
 }
@@ -218,6 +235,7 @@ int main(void)
 {
 	stuffing();
 	rules();
+	unrestricted();
 	repaired();
 	launches();
 	images();

@@ -19,6 +19,11 @@
 #define EXIT_PORT 0x90
 #define FAIL_PORT 0x91
 #define EXIT_OFFSET 0x100
+#define EPT_PML4 0x200000u	/* four tables in a row, 2 MiB pages of L1's first GiB */
+#define EPT_PDPT 0x201000u
+#define EPT_PD 0x202000u
+#define EPT_PT 0x203000u	/* 4 KiB pages of the 2 MiB at 0x200000 + 2 MiB * n that split() chose */
+#define EPT_LEAF 0xb7u		/* RWX, write-back, large */
 
 BOARD_ASM(l1_code, 64,
 	"mov %cr4, %rax; or $0x2000, %eax; mov %rax, %cr4; mov %cr0, %rax; or $0x20, %eax; mov %rax, %cr0\n"
@@ -141,6 +146,19 @@ __attribute__((unused)) static u32 next_exit(void)
 
 /* L2 wrote to this port and waits. */
 #define L2_AT(port) (0x80000000u | (port) << 8 | KVM_EXIT_IO)
+
+/* EPT that maps L1's memory to itself. */
+__attribute__((unused)) static void ept_identity(void)
+{
+	board_put(&b, EPT_PML4, EPT_PDPT | 7, 8);
+	board_put(&b, EPT_PDPT, EPT_PD | 7, 8);
+	for (u32 n = 0; n < 512; n++)
+		board_put(&b, EPT_PD + n * 8, (u64)n << 21 | EPT_LEAF, 8);
+	/* The first 2 MiB, where everything is, by 4 KiB pages. */
+	board_put(&b, EPT_PD, EPT_PT | 7, 8);
+	for (u32 n = 0; n < 512; n++)
+		board_put(&b, EPT_PT + n * 8, (u64)n << 12 | 0x37, 8);
+}
 
 struct nested_image {
 	struct kvm_nested_state s;

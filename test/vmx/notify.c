@@ -74,7 +74,7 @@ static void killed(void)
 	is(board_run(&b, l1, 5000), KVM_EXIT_NOTIFY, "Q05 an invalid context of L2 is told");
 	is(b.cpu[l1].run->notify.flags, KVM_NOTIFY_CONTEXT_INVALID, "Q05 as such");
 	request_triple_fault();
-	is(next_exit(), VMEXIT_TRIPLE_FAULT, "Q05 the requested triple fault: L1 sees exit 2, the monitor nothing more");
+	is(next_exit(), VMEXIT_TRIPLE_FAULT, "Q05 the requested triple fault: L1 sees exit 2, the monitor nothing");
 	departures(fd, lines, sizeof(lines));
 	kinds(lines, seen, sizeof(seen));
 	ok(strstr(seen, "notify-invalid") && strstr(seen, "triple-fault-l2"), "Q11 the records: %s", seen);
@@ -85,7 +85,9 @@ static void killed(void)
 
 static void requested(void)
 {
-	static const struct nested_image none = { .s = { .size = 128, .hdr.vmx = { .vmxon_pa = ~0ull, .vmcs12_pa = ~0ull } } };
+	static const struct nested_image none = {
+		.s = { .size = 128, .hdr.vmx = { .vmxon_pa = ~0ull, .vmcs12_pa = ~0ull } }
+	};
 
 	for (int strict = 0; strict < 2; strict++) {
 		fresh(strict ? "fidelity=strict" : "");
@@ -96,7 +98,7 @@ static void requested(void)
 		request_triple_fault();
 		is(set_nested(&none), 0, "T17 L2 is left before the request is served");
 		is(board_run(&b, l1, 200), strict ? KVM_EXIT_IO : KVM_EXIT_SHUTDOWN,
-		   strict ? "T17 strict: the request was L2's and dies with it; L1 runs" : "T17 parity: the whole VM shuts down");
+		   strict ? "T17 strict: the request was L2's and dies with it" : "T17 parity: the whole VM shuts down");
 		gone();
 	}
 	fresh("");
@@ -158,7 +160,7 @@ static void exposed(void)
 	gone();
 }
 
-/* ---- nested-notify-invalid: what each choice does to four kinds of L1 ----------------------------------------------- */
+/* ---- nested-notify-invalid: what each choice does to four kinds of L1 ---------------------------- */
 
 enum model { MODEL_REPORTS, MODEL_KNOWS_75, MODEL_KVM49, MODEL_PANICS, MODELS };
 
@@ -225,7 +227,8 @@ static void debate(void)
 			is_str(got[m], want[n][m], "%s%s, L1 model %d", how[n], n == 4 ? " opted in (Q12)" : "", m);
 			gone();
 		}
-		diag("%-10s %-11s %-16s %-16s %-16s %-16s", how[n], n == 4 ? "opted in" : "", got[0], got[1], got[2], got[3]);
+		diag("%-10s %-11s %-16s %-16s %-16s %-16s", how[n], n == 4 ? "opted in" : "", got[0], got[1], got[2],
+		     got[3]);
 	}
 }
 
