@@ -144,6 +144,38 @@ static void environment(void)
 	unsetenv("CASEMENT_OPTS");
 }
 
+/* What no hardware does, done to an unmodified monitor that was written for it. */
+static void qemu(const char *inject, const char *accel, const char *says)
+{
+	char cmd[1024];
+	size_t n;
+	FILE *f;
+
+	unlink(records);
+	snprintf(cmd, sizeof(cmd),
+		 "CASEMENT_OPTS='inject=%s,departures=%s' timeout -k 5 4 %s qemu -accel kvm,%s -display none -serial none "
+		 "-monitor none -m 64 2>&1 </dev/null",
+		 inject, records, casement, accel);
+	f = popen(cmd, "r");
+	n = fread(text, 1, sizeof(text) - 1, f);
+	text[n] = 0;
+	pclose(f);
+	if (!ok(strstr(text, says), "unmodified QEMU, %s, %s: \"%s\"", accel, inject, says))
+		diag("%.400s", text);
+	ok(!access(records, F_OK), "with departures=FILE");
+}
+
+static void unmodified(void)
+{
+	if (system("qemu-system-x86_64 --version >/dev/null 2>&1")) {
+		skip("unmodified QEMU", "no QEMU");
+		return;
+	}
+	qemu("wedge:0:notify", "notify-vmexit=run", "notify exit with valid context");
+	qemu("wedge:0:notify+context-invalid:flag", "notify-vmexit=run,notify-window=5", "notify exit with invalid context");
+	qemu("ioctl:KVM_SET_USER_MEMORY_REGION:ENOMEM:1", "notify-vmexit=disable", "KVM_SET_USER_MEMORY_REGION failed");
+}
+
 int main(void)
 {
 	make_image();
@@ -151,6 +183,7 @@ int main(void)
 	invalid();
 	errors();
 	environment();
+	unmodified();
 	unlink(image);
 	unlink(records);
 	return done_testing();
