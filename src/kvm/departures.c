@@ -82,20 +82,32 @@ static void drain_locked(struct departures *d)
 	}
 }
 
-void departures_drain(struct kvm_vm *vm)
+/* Any thread may; all write what they find. */
+static void drain(struct kvm_vm *vm)
 {
 	struct departures *d = &vm->departures;
 	struct departure_ring *ring = &vm->guard.ring;
 
-	/* Every vCPU does this; all write what they find. */
-	__atomic_store_n(&vm->stat->departures_dropped[0], ring->dropped, __ATOMIC_RELAXED);
 	for (unsigned int i = 0; i < DEP_KINDS; i++)
 		__atomic_store_n(&vm->stat->departures[i], ring->total[i], __ATOMIC_RELAXED);
-	if (!ring->wake || (ring->next == ring->read && !d->line_len))
+	if (ring->wake) {
+		pthread_mutex_lock(&d->lock);
+		drain_locked(d);
+		pthread_mutex_unlock(&d->lock);
+	}
+	__atomic_store_n(&vm->stat->departures_dropped[0], ring->dropped, __ATOMIC_RELAXED);
+}
+
+/* On the way out of every KVM_RUN: nothing new must cost nothing. */
+void departures_drain(struct kvm_vm *vm)
+{
+	struct departures *d = &vm->departures;
+	u64 next = vm->guard.ring.next;
+
+	if (likely(next == atomic_load_explicit(&d->seen, memory_order_relaxed)))
 		return;
-	pthread_mutex_lock(&d->lock);
-	drain_locked(d);
-	pthread_mutex_unlock(&d->lock);
+	atomic_store_explicit(&d->seen, next, memory_order_relaxed);
+	drain(vm);
 }
 
 static void event_fired(struct service_watch *w)
@@ -104,7 +116,7 @@ static void event_fired(struct service_watch *w)
 	u64 n;
 
 	sys_read(w->fd, &n, sizeof(n));
-	departures_drain(vm_of(d));
+	drain(vm_of(d));
 }
 
 static void out_ready(struct service_watch *w)
@@ -165,7 +177,7 @@ void departures_destroy(struct kvm_vm *vm)
 		service_del(&d->event);
 		if (d->out_armed)
 			service_del(&d->out);
-		departures_drain(vm);
+		drain(vm);
 	}
 	if (d->event.fd >= 0)
 		sys_close(d->event.fd);
@@ -174,6 +186,25 @@ void departures_destroy(struct kvm_vm *vm)
 	if (d->pipe >= 0)
 		sys_close(d->pipe);
 	pthread_mutex_destroy(&d->lock);
+}
+
+/* The reader there was. The service thread is waited for without the lock, which it may want. */
+static void hang_up(struct departures *d)
+{
+	bool armed;
+	int old;
+
+	pthread_mutex_lock(&d->lock);
+	armed = d->out_armed;
+	old = d->pipe;
+	d->out_armed = false;
+	d->pipe = -1;
+	d->line_len = 0;
+	pthread_mutex_unlock(&d->lock);
+	if (armed)
+		service_del(&d->out);
+	if (old >= 0)
+		sys_close(old);
 }
 
 int departures_pipe(struct kvm_vm *vm, bool text)
@@ -193,13 +224,8 @@ int departures_pipe(struct kvm_vm *vm, bool text)
 		sys_close(fd[1]);
 		return r;
 	}
+	hang_up(d);
 	pthread_mutex_lock(&d->lock);
-	if (d->out_armed)
-		service_del(&d->out);
-	d->out_armed = false;
-	if (d->pipe >= 0)
-		sys_close(d->pipe);
-	d->line_len = 0;
 	d->text = text;
 	d->pipe = fd[1];
 	d->out = (struct service_watch){ .fd = fd[1], .fn = out_ready, .events = EPOLLOUT };

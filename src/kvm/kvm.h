@@ -112,6 +112,7 @@ struct service_watch {
  * @out: the pipe, watched while it is full
  * @file, @pipe: -1: none
  * @line, @line_len: what the full pipe did not take
+ * @seen: number of the next record when somebody last looked
  */
 struct departures {
 	pthread_mutex_t lock;
@@ -120,6 +121,7 @@ struct departures {
 	int file, pipe;
 	u32 line_len;
 	char line[DEPARTURE_LINE];
+	_Atomic u64 seen;
 };
 
 /* ---- VM ---------------------------------------------------------------------------------------- */
