@@ -79,7 +79,8 @@ void t_dirty_ring(void)
 	ring_guest(&r, code, sizeof(code));
 	log.dirty_bitmap = map;
 	is_errno(call(r.g.vm, KVM_GET_DIRTY_LOG, &log), ENXIO, "KVM_GET_DIRTY_LOG has nothing to say");
-	is(casement_mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, r.g.vcpu, RING_OFFSET) == MAP_FAILED, 1, "no private mapping");
+	is(casement_mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, r.g.vcpu, RING_OFFSET) == MAP_FAILED, 1,
+	   "no private mapping");
 	is(call(r.g.vm, KVM_RESET_DIRTY_RINGS, 0), 0, "nothing to reset");
 	is(run(&r.g), 0, "run");
 	/* 70h pages do not fill 256 - 64 entries */
