@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -55,6 +56,7 @@ bool guest_run_qemu(const char *image_path, unsigned int limit, struct guest_out
 		dup2(null, 0);
 		dup2(fd[1], 1);
 		alarm(limit);
+		prctl(PR_SET_PDEATHSIG, SIGKILL); /* it may outlive a test that is killed */
 		execvp(QEMU, argv);
 		_exit(127);
 	}
