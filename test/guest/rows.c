@@ -298,6 +298,9 @@ int main(int argc, char **argv)
 	for (int k = 1; k < argc; k++)
 		load(argv[k]);
 	cover();
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+	return done_testing(); /* what follows says nothing about memory, and takes long */
+#endif
 	privilege();
 	exceptions(&seed);
 	locks();
