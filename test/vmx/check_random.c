@@ -3,6 +3,7 @@
 #include "checker.h"
 
 static u64 seed;
+static unsigned int unsane;
 
 static u64 rnd(void)
 {
@@ -27,6 +28,19 @@ static struct verdict row_verdict(enum vmcheck_id id)
 	return d;
 }
 
+/* Whatever the image, L1 or L2 is in a state that it could have. */
+static void there_and_back(void)
+{
+	enum vmx_error error = 0;
+
+	if (vmx_enter(img_v, &error) != OP_JUMP)
+		return;
+	if (img_v->nonroot)
+		vmx_exit_now(img_v, VMEXIT_HLT, 0);
+	unsane += img_v->nonroot || img_v->cpl || img_v->rip != get(VMCS_HOST_RIP) ||
+		  get(VMCS_VM_ENTRY_INTR_INFO_FIELD) >> 31 > (get(VMCS_VM_EXIT_REASON) >> 31);
+}
+
 int main(void)
 {
 	unsigned int images = 10000 * tap_scale(), bad = 0, valid = 0, kinds[34] = { 0 };
@@ -49,13 +63,16 @@ int main(void)
 		b = manual_verdict();
 		kinds[a.kind]++;
 		valid += !a.kind;
-		if (a.kind == b.kind && a.qualification == b.qualification)
+		if (a.kind == b.kind && a.qualification == b.qualification) {
+			there_and_back();
 			continue;
+		}
 		if (bad++ < 10)
 			diag("image %u flags %#x: row %s says %u/%u, the manual %u/%u", n, flags,
 			     id ? vmcheck_name(id) : "-", a.kind, a.qualification, b.kind, b.qualification);
 	}
 	ok(!bad, "%u images have the verdict of a checker written from the manual", images);
+	ok(!unsane, "entering and leaving each that can be entered brings L1 back");
 	ok(valid && kinds[7] && kinds[8] && kinds[33], "all verdicts: %u enter, %u controls, %u host, %u guest",
 	   valid, kinds[7], kinds[8], kinds[33]);
 	return done_testing();

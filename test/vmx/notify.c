@@ -98,7 +98,8 @@ static void requested(void)
 		request_triple_fault();
 		is(set_nested(&none), 0, "T17 L2 is left before the request is served");
 		is(board_run(&b, l1, 200), strict ? KVM_EXIT_IO : KVM_EXIT_SHUTDOWN,
-		   strict ? "T17 strict: the request was L2's and dies with it" : "T17 parity: the whole VM shuts down");
+		   strict ? "T17 strict: the request was L2's and dies with it" :
+			    "T17 parity: the whole VM shuts down");
 		gone();
 	}
 	fresh("");
