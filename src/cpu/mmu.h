@@ -60,6 +60,15 @@ void *cpu_mem_begin(struct vcpu *v, const struct insn *i, unsigned int size, u32
 /* Write the bounce buffer back. Everything that can fail failed in cpu_mem_begin(). Returns OP_NEXT,
  * or OP_END when the store hit the running code or queued MMIO. */
 int cpu_mem_commit(struct vcpu *v);
+/**
+ * tlb_quick() - host pointer for an operand that only the first-level TLB does not know
+ * @v: the vCPU
+ * @la: linear address
+ * @size, @acc: as cpu_mem_begin()
+ *
+ * Return: pointer into guest RAM, entered in the first-level TLB; NULL: it takes cpu_mem_begin(). No side effects.
+ */
+void *tlb_quick(struct vcpu *v, gva_t la, unsigned int size, u32 acc);
 /* Same, for a linear address already computed */
 void *lin_mem_begin(struct vcpu *v, gva_t la, unsigned int size, u32 acc);
 

@@ -213,7 +213,7 @@ bool rcache_invalidate(struct vcpu *v, gpa_t gpa, unsigned int len)
 		len -= n;
 	}
 	if (hit)
-		vcpu_reverify(v);
+		vcpu_forget_jumps(v); /* the others' bytes are what they were */
 	return hit;
 }
 

@@ -115,12 +115,18 @@ void rcache_warm(struct vcpu *v, const struct insn *first);
 /* rec[0] of a trace was given a translation, or lost it. */
 void rcache_set_code(struct vcpu *v, struct trace *t, const void *entry, const void *code);
 
+/* Forget every jump-cache entry: a trace it may name is gone. */
+static inline void vcpu_forget_jumps(struct vcpu *v)
+{
+	v->epoch++;
+	v->mode_key += 1ull << 16;
+}
+
 /* Forget every jump-cache entry and compare each trace with memory before its next use. */
 static inline void vcpu_reverify(struct vcpu *v)
 {
 	v->verify++;
-	v->epoch++;
-	v->mode_key += 1ull << 16;
+	vcpu_forget_jumps(v);
 }
 
 /* Serve REQ_CODE: drop what other vCPUs wrote. */

@@ -167,6 +167,21 @@ static void drop_write(struct tlb *t, gpa_t page)
 	}
 }
 
+void *tlb_quick(struct vcpu *v, gva_t la, unsigned int size, u32 acc)
+{
+	const struct tlb_entry *e = l1_slot(v->dtlb, la, acc);
+	struct xlat x;
+
+	if ((la & ~PAGE_MASK) + size > PAGE_SIZE || (acc & ACC_LOCK) || mmu_checked(v))
+		return NULL;
+	if (!l1_hit(e, la, size)) {
+		if (!tlb_lookup(v, la, &x) || !x.slot || !mmu_allowed(v, x.bits, acc))
+			return NULL;
+		tlb_fill(v, la, &x, acc);
+	}
+	return l1_hit(e, la, size) ? l1_ptr(e, la) : NULL;
+}
+
 void tlb_drop_write(struct vcpu *v, gpa_t page)
 {
 	drop_write(v->tlbs[0], page);

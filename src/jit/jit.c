@@ -62,7 +62,7 @@ static void flush(struct vcpu *v)
 	j->used = j->glue_end;
 	j->nsites = j->nexits = j->nblocks = 0;
 	j->stats.flushes++;
-	vcpu_reverify(v); /* the jump cache knows code that is gone */
+	vcpu_forget_jumps(v); /* the jump cache knows code that is gone */
 }
 
 static void destroy(struct vcpu *v)

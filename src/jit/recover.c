@@ -78,6 +78,33 @@ static int leave(struct vcpu *v, const struct insn *r, int res)
 
 /* ---- called from code ------------------------------------------------------------------------------- */
 
+static void copy_bytes(u8 *dst, const u8 *src, unsigned int n)
+{
+	while (n--)
+		*dst++ = *src++;
+}
+
+/* Pages that the second level knows, or a read from two of them. NULL: the long way. */
+static void *quick(struct vcpu *v, const struct site *s, const struct insn *r)
+{
+	u64 la = cpu_ea(v, r) + (insn_seg(r) >= SEG_FS ? v->seg[insn_seg(r)].base : 0);
+	unsigned int first = PAGE_SIZE - (unsigned int)(la & ~PAGE_MASK);
+	u8 *at = v->bounce.buf + (la & 63);
+	const u8 *a, *b;
+
+	if (s->size <= first)
+		return tlb_quick(v, la, s->size, s->acc);
+	if (s->acc != ACC_R)
+		return NULL;
+	a = tlb_quick(v, la, first, ACC_R);
+	b = a ? tlb_quick(v, la + first, s->size - first, ACC_R) : NULL;
+	if (!b)
+		return NULL;
+	copy_bytes(at, a, first);
+	copy_bytes(at + first, b, s->size - first);
+	return at;
+}
+
 /*
  * The operand of a copied instruction is not in the TLB. A read gets a pointer; a write may need its commit, so the
  * interpreter's stub does the whole instruction.
@@ -91,6 +118,9 @@ struct slow_result jit_slow(struct vcpu *v, u32 site)
 	int res;
 
 	v->jit->stats.slow++;
+	out.ptr = (u64)quick(v, s, r);
+	if (out.ptr)
+		return out;
 	v->icount++;
 	if (!(s->acc & ACC_W)) {
 		out.ptr = (u64)cpu_mem_begin(v, r, s->size, s->acc, 0);
