@@ -3,12 +3,12 @@
  * Memory order: the litmus tests that tell a strong machine from a weak one, and LOCK. [SDM3A "Memory Ordering in
  * P6 and More Recent Processor Families"]
  *
- * Round i has its variables on lines of its own and its answers in an array; the vCPUs meet at a barrier every 32
+ * Round i has its variables on lines of its own and its answers in an array; the vCPUs meet at a barrier every 128
  * rounds and are free in between. What x86 allows is counted and shown, what it forbids must not appear.
  */
 #include "smp.h"
 
-#define ROUNDS 16384
+#define ROUNDS 8192
 #define VAR_X ARRAYS			/* 64 bytes a round: x, then y in the other array */
 #define VAR_Y (ARRAYS + 0x100000)
 #define ANSWERS (ARRAYS + 0x200000)	/* 16 bytes a round: r1 .. r4 */
@@ -23,7 +23,7 @@
 	GUEST_BEGIN(name)                                        \
 	"	xor %esi, %esi\n"                                \
 	"	xor %r11d, %r11d\n"                              \
-	"1:	test $31, %esi\n"                                \
+	"1:	test $127, %esi\n"                               \
 	"	jnz 3f\n"                                        \
 	"	add " BOX_AT(3) ", %r11d\n"                      \
 	"	lock incl " BOX_AT(0) "\n"                       \
@@ -117,8 +117,8 @@ static void litmus(const char *name, int n, const uint8_t *begin, const uint8_t 
 
 /* ---- LOCK ------------------------------------------------------------------------------------------- */
 
-#define ADDS 20000
-#define SPLITS 400
+#define ADDS 5000
+#define SPLITS 200
 
 /* Every vCPU adds to the same places in every way there is. Boxes 8 to 13 in one array; box 14 by a ticket lock. */
 GUEST_BEGIN(locked)
