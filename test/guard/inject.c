@@ -179,9 +179,10 @@ static void control(void)
 	board_run(&b, cpu, 20);
 	ok(strstr(ask(fd, "exits 0\n"), "notify:1:"), "exits by kind");
 	ok(!strncmp(ask(fd, "exits 7\n"), "error no vCPU 7", 15), "of a vCPU there is");
-	is_str(ask(fd, "departures\n"), "ok notify-invalid:1 inject-hang:1 inject-context-invalid:1\n", "departures by kind");
-	snprintf(options, sizeof(options), "%s/casement stat %s | grep -q 'notify  *1 '", getenv("CASEMENT_BUILD") ?: "build",
-		 path);
+	is_str(ask(fd, "departures\n"), "ok notify-invalid:1 inject-hang:1 inject-context-invalid:1\n",
+	       "departures by kind");
+	snprintf(options, sizeof(options), "%s/casement stat %s | grep -q 'notify  *1 '",
+		 getenv("CASEMENT_BUILD") ?: "build", path);
 	is(system(options), 0, "casement stat shows them");
 	close(fd);
 	gone();
