@@ -48,8 +48,8 @@ END {
 	print "(tcg/cas above 1: casement is the faster one)"
 	ratio_lines()
 	if (instructions)
-		printf "\ninteger set: %.0f million instructions; casement %.0f MIPS, tcg %.0f, native %.0f\n",
-			instructions / 1e6, instructions / time / 1e6, instructions / tcgtime / 1e6, instructions / nattime / 1e6
+		printf "\ninteger set: %.0f million instructions; casement %.0f MIPS, tcg %s, native %s\n", instructions / 1e6,
+			instructions / time / 1e6, show(ratio(instructions, tcgtime) / 1e6, "%.0f"), show(ratio(instructions, nattime) / 1e6, "%.0f")
 	for (k in marked)
 		if (!(k in agreed) && k !~ /^native/)
 			late = late sprintf("  %s: by %.1f ms at least\n", k, 1e3 * closest[k])
