@@ -83,6 +83,23 @@ static void killed(void)
 	gone();
 }
 
+/* Qualification bit 12: an IRET had unblocked NMIs; L2 blocks them again. */
+static void unblocked(void)
+{
+	struct kvm_vcpu_events e;
+
+	hostile("intercepts=drop", NOTIFY_ON_USER);
+	is(casement_inject(b.vm, "nmi-unblock", NULL, 0), 0, "inject");
+	is(board_run(&b, l1, 5000), KVM_EXIT_NOTIFY, "Q10 NMI unblocking is reported with L2's notify exit");
+	e = events(l1);
+	is(e.nmi.masked, 1, "Q10 L2 blocks NMIs again");
+	request_triple_fault();
+	is(next_exit(), VMEXIT_TRIPLE_FAULT, "Q10 L2 ends");
+	is(vget(VMCS_GUEST_INTERRUPTIBILITY_INFO) & INTERRUPTIBILITY_NMI, INTERRUPTIBILITY_NMI,
+	   "Q10 and its VMCS says so");
+	gone();
+}
+
 static void requested(void)
 {
 	static const struct nested_image none = {
@@ -238,6 +255,7 @@ int main(void)
 	offered();
 	contained();
 	killed();
+	unblocked();
 	requested();
 	shut_down();
 	exposed();
