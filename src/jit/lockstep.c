@@ -119,12 +119,31 @@ static void undo_memory(struct lockstep *l)
 		memcpy(l->log[k].host, l->log[k].old, l->log[k].len);
 }
 
+/*
+ * The interpreter's walks have set accessed and dirty bits, and the block finds the translations made: where the guest
+ * writes its own page tables these bits may be missing the second time.
+ */
+#define WALK_BITS 0x60
+
 static bool same_memory(const struct lockstep *l)
 {
-	for (unsigned int k = 0; k < l->nlog; k++)
-		if (memcmp(l->log[k].new, l->log[k].host, l->log[k].len))
-			return false;
+	for (unsigned int k = 0; k < l->nlog; k++) {
+		const struct piece *p = &l->log[k];
+
+		for (u32 i = 0; i < p->len; i++) {
+			u8 changed = p->new[i] ^ p->host[i];
+
+			if (changed && (((u64)(p->host + i) & 7) || (changed & (u8)~WALK_BITS)))
+				return false;
+		}
+	}
 	return true;
+}
+
+static void keep_walk_bits(struct lockstep *l)
+{
+	for (unsigned int k = 0; k < l->nlog; k++)
+		memcpy(l->log[k].host, l->log[k].new, l->log[k].len);
 }
 
 /* ---- both ways ---------------------------------------------------------------------------------------------- */
@@ -233,6 +252,7 @@ int lockstep_run(struct vcpu *v, const struct insn *first)
 		differ(v, l, t, want, got);
 		return OP_STOP;
 	}
+	keep_walk_bits(l);
 	return got;
 }
 
