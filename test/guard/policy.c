@@ -174,7 +174,8 @@ static void unmodified(void)
 	qemu("wedge:0:notify", "notify-vmexit=run", "notify exit with valid context");
 	qemu("wedge:0:notify+context-invalid:flag", "notify-vmexit=run,notify-window=5",
 	     "notify exit with invalid context");
-	qemu("ioctl:KVM_SET_USER_MEMORY_REGION:ENOMEM:1", "notify-vmexit=disable", "KVM_SET_USER_MEMORY_REGION failed");
+	qemu("ioctl:KVM_SET_USER_MEMORY_REGION:ENOMEM:1", "notify-vmexit=disable",
+	     "KVM_SET_USER_MEMORY_REGION failed");
 }
 
 int main(void)
