@@ -3,6 +3,7 @@
 #include "mem_fake.h"
 
 #include <pthread.h>
+#include <unistd.h>
 
 #define VCPUS 3
 #define ROUNDS 2000
@@ -62,6 +63,9 @@ static void exclusion(void)
 			atomic_fetch_add(&broken, 1);
 		vm_resume(&fake_vm, NULL, 0);
 	}
+	/* On a busy machine the threads may only now begin. */
+	for (int ms = 0; ms < 20000 && !__atomic_load_n(&shared, __ATOMIC_RELAXED); ms++)
+		usleep(1000);
 	atomic_store(&quit, true);
 	for (int i = 0; i < VCPUS; i++)
 		pthread_join(t[i], NULL);
