@@ -10,9 +10,11 @@ BOARD_ASM(l2_callx, 64, "mov $0x180000, %rax; call *%rax; 1: jmp 1b");
 BOARD_ASM(l2_steps, 64, "nop; nop; out %al, $0x70; 1: jmp 1b");
 BOARD_ASM(l2_spin, 64, "1: pause; jmp 1b");
 BOARD_ASM(l2_halt, 64, "sti; hlt; out %al, $0x70; 1: jmp 1b");
-BOARD_ASM(l2_vmfunc, 64, "xor %eax, %eax; mov $1, %ecx; vmfunc; mov $0x180000, %rax; mov (%rax), %al; out %al, $0x70; 1: jmp 1b");
+BOARD_ASM(l2_vmfunc, 64, "xor %eax, %eax; mov $1, %ecx; vmfunc\n"
+	"mov $0x180000, %rax; mov (%rax), %al; out %al, $0x70; 1: jmp 1b");
 BOARD_ASM(l2_vmread, 64, "mov $0x681e, %ecx; vmread %rcx, %rax; vmwrite %rax, %rcx; out %al, $0x70; 1: jmp 1b");
-BOARD_ASM(l2_tpr, 64, "mov $2, %eax; mov %rax, %cr8; mov %cr8, %rbx; out %al, $0x70; mov $1, %eax; mov %rax, %cr8; nop; 1: jmp 1b");
+BOARD_ASM(l2_tpr, 64, "mov $2, %eax; mov %rax, %cr8; mov %cr8, %rbx; out %al, $0x70\n"
+	"mov $1, %eax; mov %rax, %cr8; nop; 1: jmp 1b");
 BOARD_ASM(l2_cr0, 64, "mov %cr0, %rax; out %al, $0x70; or $4, %eax; mov %rax, %cr0; 1: jmp 1b");
 BOARD_ASM(l2_tsc, 64, "rdtsc; out %al, $0x70; 1: jmp 1b");
 
@@ -46,7 +48,7 @@ static void ept(void)
 	l2_code(l2_store);
 	ept_page(AREA, AREA | 0x31);
 	is(next_exit(), VMEXIT_EPT_VIOLATION, "EPT: a write to a read-only page");
-	is(vget(VMCS_EXIT_QUALIFICATION), 0x18a, "EPT: qualification: write, readable, final translation of a linear address");
+	is(vget(VMCS_EXIT_QUALIFICATION), 0x18a, "EPT: qualification: write, readable, final");
 	is(vget(VMCS_GUEST_PHYSICAL_ADDRESS), AREA, "EPT: guest-physical address");
 	is(vget(VMCS_GUEST_LINEAR_ADDRESS), AREA, "EPT: linear address");
 	ept_page(AREA, AREA | 0x37);
