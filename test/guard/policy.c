@@ -153,8 +153,8 @@ static void qemu(const char *inject, const char *accel, const char *says)
 
 	unlink(records);
 	snprintf(cmd, sizeof(cmd),
-		 "CASEMENT_OPTS='inject=%s,departures=%s' timeout -k 5 4 %s qemu -accel kvm,%s -display none -serial none "
-		 "-monitor none -m 64 2>&1 </dev/null",
+		 "CASEMENT_OPTS='inject=%s,departures=%s' timeout -k 5 4 %s qemu -accel kvm,%s -display none "
+		 "-serial none -monitor none -m 64 2>&1 </dev/null",
 		 inject, records, casement, accel);
 	f = popen(cmd, "r");
 	n = fread(text, 1, sizeof(text) - 1, f);
