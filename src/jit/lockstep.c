@@ -248,7 +248,8 @@ int lockstep_run(struct vcpu *v, const struct insn *first)
 	v->jit->stats.compared++;
 	if (v->request & ~l->before.request) /* a kick in between: the block may have stopped earlier */
 		return got;
-	if ((got != want && (got > OP_JUMP || want > OP_JUMP)) || !same_state(&l->interp, &l->block) || !same_memory(l)) {
+	if ((got != want && (got > OP_JUMP || want > OP_JUMP)) ||
+	    !same_state(&l->interp, &l->block) || !same_memory(l)) {
 		differ(v, l, t, want, got);
 		return OP_STOP;
 	}
