@@ -144,13 +144,21 @@ static u64 qualification(struct guard_vcpu *gv)
 	return qual;
 }
 
+/* The other bits of the qualification are undefined: they are different each time, so that nobody counts on them. */
+static u64 undefined_bits(const struct guard_vcpu *gv)
+{
+	u64 x = (gv->rounds + 1) * 0x9e3779b97f4a7c15ull;
+
+	return (x ^ x >> 29) & ~(NOTIFY_QUAL_INVALID | NOTIFY_QUAL_NMI_UNBLOCK);
+}
+
 static enum notify_verdict stop_internal(struct vcpu *v, u64 vectoring, u64 qual)
 {
 	v->internal.suberror = KVM_INTERNAL_ERROR_DELIVERY_EV;
 	v->internal.ndata = 4;
 	v->internal.data[0] = vectoring;
 	v->internal.data[1] = NOTIFY_EXIT_REASON;
-	v->internal.data[2] = qual;
+	v->internal.data[2] = qual | undefined_bits(v->guard);
 	v->internal.data[3] = 0;
 	return NOTIFY_VERDICT_ERROR;
 }

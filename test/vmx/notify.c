@@ -130,6 +130,25 @@ static void requested(void)
 	gone();
 }
 
+/* Without HLT exiting L2 sleeps in KVM_RUN; the request wakes it for L1's sake, and nothing else does. */
+static void halted(void)
+{
+	struct kvm_mp_state mp;
+
+	fresh("");
+	board_enable_cap(&b, KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1);
+	board_ioctl(&b, KVM_CREATE_IRQCHIP, NULL);
+	nest();
+	l2_code(l2_halts);
+	next_exit();
+	is(board_run(&b, l1, 100), -ETIMEDOUT, "T14 L2 sleeps");
+	board_cpu_ioctl(&b, l1, KVM_GET_MP_STATE, &mp);
+	is(mp.mp_state, KVM_MP_STATE_HALTED, "T14 halted");
+	request_triple_fault();
+	is(next_exit(), VMEXIT_TRIPLE_FAULT, "T14 the request reaches L1 without a wake-up event");
+	gone();
+}
+
 static void shut_down(void)
 {
 	fresh("");
@@ -257,6 +276,7 @@ int main(void)
 	killed();
 	unblocked();
 	requested();
+	halted();
 	shut_down();
 	exposed();
 	debate();
