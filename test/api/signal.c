@@ -219,7 +219,12 @@ int main(void)
 	tap_child("KVM_SET_SIGNAL_MASK", t_mask);
 	tap_death("default action", t_default_kills, SIGALRM);
 	tap_child("adopted handler", t_adopted);
+#ifdef __SANITIZE_ADDRESS__
+	/* Unwinding leaves the marks of its frames on the stack, and the sanitizer's own end of the thread trips on them. */
+	skip("a cancelled thread", "AddressSanitizer does not survive it");
+#else
 	tap_child("a cancelled thread", t_cancelled);
+#endif
 	tap_death("a fault that is not the engine's", t_cancel_chain, SIGSEGV);
 	return done_testing();
 }
