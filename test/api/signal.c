@@ -160,6 +160,7 @@ static void t_adopted(void)
 	free_guest(&g);
 }
 
+#ifndef __SANITIZE_ADDRESS__
 static void *cancelled_thread(void *arg)
 {
 	pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, NULL);
@@ -189,6 +190,7 @@ static void t_cancelled(void)
 	is(r.rip, CODE, "at an instruction boundary");
 	free_guest(&g);
 }
+#endif
 
 #ifdef __SANITIZE_ADDRESS__
 /* The sanitizer would report the fault below and exit. */
