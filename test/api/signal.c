@@ -222,7 +222,7 @@ int main(void)
 	tap_death("default action", t_default_kills, SIGALRM);
 	tap_child("adopted handler", t_adopted);
 #ifdef __SANITIZE_ADDRESS__
-	/* Unwinding leaves the marks of its frames on the stack, and the sanitizer's own end of the thread trips on them. */
+	/* Unwinding leaves the marks of its frames on the stack; the sanitizer's end of the thread trips on them. */
 	skip("a cancelled thread", "AddressSanitizer does not survive it");
 #else
 	tap_child("a cancelled thread", t_cancelled);

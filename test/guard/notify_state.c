@@ -3,6 +3,7 @@
 #include "vm.h"
 
 #define DROP "intercepts=drop,clock=virtual"
+#define ERROR DROP ",notify-vmexit=internal-error"
 
 static void limit(void)
 {
@@ -64,7 +65,7 @@ static void left_behind(void)
 		gone();
 	}
 	for (int i = 0; i < 2; i++) {
-		fresh(i ? DROP ",notify-vmexit=internal-error,notify-threshold=1000" : DROP ",notify-vmexit=internal-error");
+		fresh(i ? ERROR ",notify-threshold=1000" : ERROR);
 		cpu = ac_loop();
 		is(board_run(&b, cpu, 5000), KVM_EXIT_INTERNAL_ERROR, "N42 the qualification can be seen");
 		qual[i] = b.cpu[cpu].run->internal.data[2];
