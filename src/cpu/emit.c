@@ -153,6 +153,18 @@ void emit_jmp_back(struct emit *e, unsigned int target)
 	emit4(e, target - (e->n + 4));
 }
 
+void emit_call(struct emit *e, const void *fn)
+{
+	u64 addr = (u64)fn;
+
+	emit1(e, 0x48);
+	emit1(e, 0xb8);
+	emit4(e, (u32)addr);
+	emit4(e, (u32)(addr >> 32));
+	emit1(e, 0xff);
+	emit1(e, 0xd0);
+}
+
 void emit_call_mem(struct emit *e, unsigned int base, s32 disp)
 {
 	emit_rm(e, false, 0xff, 2, base, disp);

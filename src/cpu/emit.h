@@ -86,6 +86,8 @@ unsigned int emit_jmp(struct emit *e);
 void emit_land(struct emit *e, unsigned int pos);
 /* Backward jump to an earlier position. */
 void emit_jmp_back(struct emit *e, unsigned int target);
+/* mov rax, fn; call rax */
+void emit_call(struct emit *e, const void *fn);
 /* call [base + disp], jmp [base + disp] */
 void emit_call_mem(struct emit *e, unsigned int base, s32 disp);
 void emit_jmp_mem(struct emit *e, unsigned int base, s32 disp);

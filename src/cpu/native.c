@@ -15,18 +15,6 @@
 
 /* ---- glue ------------------------------------------------------------------------------------ */
 
-static void glue_call(struct emit *e, const void *fn)
-{
-	u64 addr = (u64)fn;
-
-	emit1(e, 0x48); /* mov rax, fn; call rax */
-	emit1(e, 0xb8);
-	emit4(e, (u32)addr);
-	emit4(e, (u32)(addr >> 32));
-	emit1(e, 0xff);
-	emit1(e, 0xd0);
-}
-
 static void glue_save(struct emit *e)
 {
 	emit1(e, 0x57); /* push rdi; push rsi */
@@ -51,7 +39,7 @@ static void glue_spill(struct emit *e, bool mid)
 	glue_save(e);
 	if (mid)
 		emit_alu_imm(e, true, 5, GPR_RSP, 8);
-	glue_call(e, (const void *)cpu_fp_spill);
+	emit_call(e, (const void *)cpu_fp_spill);
 	if (mid)
 		emit_alu_imm(e, true, 0, GPR_RSP, 8);
 	glue_restore(e);
@@ -115,7 +103,7 @@ static void glue_mem(struct emit *e)
 	glue_spill(e, false);
 	glue_save(e);
 	emit_rr(e, false, 0x31, GPR_R8, GPR_R8);
-	glue_call(e, (const void *)cpu_mem_begin);
+	emit_call(e, (const void *)cpu_mem_begin);
 	glue_restore(e);
 	emit_rr(e, true, 0x85, GPR_RAX, GPR_RAX);
 	fail = emit_jcc(e, CC_E);
@@ -134,7 +122,7 @@ static void glue_check(struct emit *e, const void *fn)
 
 	glue_spill(e, false);
 	glue_save(e);
-	glue_call(e, fn);
+	emit_call(e, fn);
 	glue_restore(e);
 	emit_rr(e, false, 0x85, GPR_RAX, GPR_RAX);
 	leave = emit_jcc(e, CC_NE);
@@ -150,7 +138,7 @@ static void glue_fail(struct emit *e)
 	emit_store(e, R_REC, R_VCPU, offsetof(struct vcpu, cur));
 	glue_spill(e, true);
 	emit_alu_imm(e, true, 5, GPR_RSP, 8);
-	glue_call(e, (const void *)native_failed);
+	emit_call(e, (const void *)native_failed);
 	emit_alu_imm(e, true, 0, GPR_RSP, 8);
 	glue_ret(e);
 }
@@ -169,7 +157,7 @@ static void glue_warm(struct emit *e)
 	emit_land(e, hot);
 	glue_save(e);
 	emit_alu_imm(e, true, 5, GPR_RSP, 8);
-	glue_call(e, (const void *)rcache_warm);
+	emit_call(e, (const void *)rcache_warm);
 	emit_alu_imm(e, true, 0, GPR_RSP, 8);
 	glue_restore(e);
 	emit_jmp_mem(e, R_REC, OFF_REC(fn));

@@ -151,18 +151,6 @@ static void leave_with_result(struct emit *e)
 	emit1(e, 0xc3);
 }
 
-static void call_c(struct emit *e, const void *fn)
-{
-	u64 addr = (u64)fn;
-
-	emit1(e, 0x48); /* mov rax, fn; call rax */
-	emit1(e, 0xb8);
-	emit4(e, (u32)addr);
-	emit4(e, (u32)(addr >> 32));
-	emit1(e, 0xff);
-	emit1(e, 0xd0);
-}
-
 /* Called with the site in I: fn(v, site). The stack is 8 off alignment. */
 static void call_site(struct emit *e, const void *fn)
 {
@@ -173,7 +161,7 @@ static void call_site(struct emit *e, const void *fn)
 	put_gs_base(e, GPR_RDI);
 	emit_ref(e, false, 0x8b, GPR_RSI, &m);
 	emit_alu_imm(e, true, 5, GPR_RSP, 8);
-	call_c(e, fn);
+	emit_call(e, fn);
 	emit_alu_imm(e, true, 0, GPR_RSP, 8);
 }
 
@@ -309,7 +297,7 @@ static void glue_fault(struct emit *e)
 	put_mov(e, GPR_RAX, R_T);
 	save_guest(e);
 	put_gs_base(e, GPR_RDI);
-	call_c(e, (const void *)jit_failed);
+	emit_call(e, (const void *)jit_failed);
 	leave_with_result(e);
 }
 

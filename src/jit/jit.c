@@ -75,26 +75,12 @@ static void destroy(struct vcpu *v)
 	v->tr = NULL;
 }
 
-static const struct translator translator = {
-	.enter = enter,
-	.leave = leave,
-	.translate = jit_translate,
-	.drop = drop,
-	.flush = flush,
-	.fault = jit_fault,
-	.destroy = destroy,
-};
+/* Both tiers are the same but for who runs a block. */
+#define TRANSLATOR .enter = enter, .leave = leave, .translate = jit_translate, .drop = drop, .flush = flush, \
+		   .fault = jit_fault, .destroy = destroy
 
-static const struct translator lockstep_translator = {
-	.enter = enter,
-	.leave = leave,
-	.translate = jit_translate,
-	.drop = drop,
-	.flush = flush,
-	.fault = jit_fault,
-	.destroy = destroy,
-	.run = lockstep_run,
-};
+static const struct translator translator = { TRANSLATOR };
+static const struct translator lockstep_translator = { TRANSLATOR, .run = lockstep_run };
 
 /* Tests translate at once. */
 static u16 heat(void)

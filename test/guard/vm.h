@@ -71,21 +71,13 @@ __attribute__((unused)) static struct kvm_vcpu_events events(int cpu)
 /* A counter of a VM's (cpu < 0) or vCPU's binary statistics; bucket n. */
 __attribute__((unused)) static u64 stat_of(int cpu, const char *name, unsigned int n)
 {
-	int fd = cpu < 0 ? board_ioctl(&b, KVM_GET_STATS_FD, NULL) : board_cpu_ioctl(&b, cpu, KVM_GET_STATS_FD, NULL);
-	struct kvm_stats_header h;
 	u64 val = ~0ull;
-	struct {
-		struct kvm_stats_desc d;
-		char name[48];
-	} d;
+	off_t at;
+	int fd = board_stat(&b, cpu, name, &at);
 
-	if (fd < 0 || pread(fd, &h, sizeof(h), 0) != sizeof(h))
+	if (fd < 0)
 		return val;
-	for (u32 i = 0; i < h.num_desc; i++) {
-		pread(fd, &d, sizeof(d), h.desc_offset + (off_t)(i * sizeof(d)));
-		if (!strcmp(d.d.name, name))
-			pread(fd, &val, 8, (off_t)(h.data_offset + d.d.offset + n * 8));
-	}
+	pread(fd, &val, 8, at + n * 8);
 	casement_close(fd);
 	return val;
 }

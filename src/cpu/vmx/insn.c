@@ -328,13 +328,10 @@ int op_vmresume(struct vcpu *v, const struct insn *i)
 enum invept_type { INVEPT_CONTEXT = 1, INVEPT_GLOBAL = 2 };
 enum invvpid_type { INVVPID_ADDRESS, INVVPID_CONTEXT, INVVPID_ALL, INVVPID_CONTEXT_GLOBALS };
 
-/* Type register and 16-byte descriptor of INVEPT and INVVPID. */
-static int read_descriptor(struct vcpu *v, const struct insn *i, u64 *type, u64 d[2])
+/* The type that INVEPT and INVVPID take from a register. */
+static u64 inv_type(const struct vcpu *v, const struct insn *i)
 {
-	int res = check_root(v);
-
-	*type = v->gpr[insn_reg(i)] & (cpu_code64(v) ? ~0ull : ~0u);
-	return res ? res : cpu_read_mem(v, i, d, 16);
+	return v->gpr[insn_reg(i)] & (cpu_code64(v) ? ~0ull : ~0u);
 }
 
 int op_invept(struct vcpu *v, const struct insn *i)
@@ -345,10 +342,10 @@ int op_invept(struct vcpu *v, const struct insn *i)
 
 	if (res)
 		return res;
-	type = v->gpr[insn_reg(i)] & (cpu_code64(v) ? ~0ull : ~0u);
+	type = inv_type(v, i);
 	if (type != INVEPT_CONTEXT && type != INVEPT_GLOBAL)
 		return fail(v, VMXERR_INVALID_OPERAND);
-	res = read_descriptor(v, i, &type, d);
+	res = cpu_read_mem(v, i, d, 16);
 	if (res)
 		return res;
 	if (type == INVEPT_CONTEXT && !vmx_eptp_valid(v, d[0]))
@@ -366,10 +363,10 @@ int op_invvpid(struct vcpu *v, const struct insn *i)
 
 	if (res)
 		return res;
-	type = v->gpr[insn_reg(i)] & (cpu_code64(v) ? ~0ull : ~0u);
+	type = inv_type(v, i);
 	if (type > INVVPID_CONTEXT_GLOBALS)
 		return fail(v, VMXERR_INVALID_OPERAND);
-	res = read_descriptor(v, i, &type, d);
+	res = cpu_read_mem(v, i, d, 16);
 	if (res)
 		return res;
 	if (d[0] >> 16 || (type != INVVPID_ALL && !(u16)d[0]) ||

@@ -391,6 +391,38 @@ void board_watch(struct board *b, int cpu, unsigned int n, u64 addr, unsigned in
 	board_cpu_ioctl(b, cpu, KVM_SET_DEBUGREGS, &d);
 }
 
+/* ---- statistics ---------------------------------------------------------------------------------------- */
+
+static int find_stat(int fd, const char *name, off_t *at)
+{
+	struct kvm_stats_header h;
+	struct {
+		struct kvm_stats_desc d;
+		char name[48];
+	} d;
+
+	if (pread(fd, &h, sizeof(h), 0) != sizeof(h))
+		return -EIO;
+	for (u32 i = 0; i < h.num_desc; i++) {
+		if (pread(fd, &d, sizeof(d), h.desc_offset + (off_t)(i * sizeof(d))) != sizeof(d))
+			return -EIO;
+		*at = h.data_offset + d.d.offset;
+		if (!strcmp(d.name, name))
+			return 0;
+	}
+	return -ENOENT;
+}
+
+int board_stat(struct board *b, int cpu, const char *name, off_t *at)
+{
+	int fd = cpu < 0 ? board_ioctl(b, KVM_GET_STATS_FD, NULL) : board_cpu_ioctl(b, cpu, KVM_GET_STATS_FD, NULL);
+	int r = fd < 0 ? fd : find_stat(fd, name, at);
+
+	if (r && fd >= 0)
+		b->kvm->close(fd);
+	return r ? r : fd;
+}
+
 /* ---- running ------------------------------------------------------------------------------------ */
 
 /* The vCPU this thread runs; its time is over when the signal comes. */

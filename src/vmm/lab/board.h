@@ -133,4 +133,13 @@ int board_run(struct board *b, int cpu, unsigned int ms);
 /* board_run() until the guest writes to port; its value, or what board_run() returned with bit 31 set. */
 u32 board_run_out(struct board *b, int cpu, u16 port, unsigned int ms);
 
+/**
+ * board_stat() - find a counter of the binary statistics
+ * @cpu: a processor's, or the VM's if negative
+ * @at: where it is in the file, first bucket
+ *
+ * Return: descriptor of the statistics, to be closed with kvm->close(), or -errno.
+ */
+int board_stat(struct board *b, int cpu, const char *name, off_t *at);
+
 double board_now(void);	/* seconds */

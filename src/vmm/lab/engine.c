@@ -8,41 +8,14 @@
 
 #define COUNT "incl 0x30800; jmp 2b"
 
-#define STORM(name, bits, mode, prepare, insn, more)                                                  \
-	BOARD_ASM(lab_engine_##name, bits, prepare "; 2: " insn "; " COUNT);                           \
-	static void setup_##name(struct board *b)                                                     \
-	{                                                                                             \
-		lab_cpu(b, mode, lab_engine_##name);                                                   \
-		more;                                                                                 \
-	}
+#define STORM(name, bits, mode, prepare, insn, more)                                                               \
+	LAB_GUEST(engine, name, bits, mode, prepare "; 2: " insn "; " COUNT, more)
 /* A handler at 0x100 of the code. */
-#define WITH_HANDLER(name, vector, prepare, insn, handler, more)                                      \
-	BOARD_ASM(lab_engine_##name, 64, prepare "; 2: " insn "; " COUNT "; .org lab_engine_" #name " + 0x100; " \
-		  handler "; iretq");                                                                 \
-	static void setup_##name(struct board *b)                                                     \
-	{                                                                                             \
-		lab_cpu(b, BOARD_LONG64, lab_engine_##name);                                           \
-		lab_handler(b, vector, 0x100);                                                        \
-		more;                                                                                 \
-	}
-
-static void cr4(struct board *b, u64 bits)
-{
-	struct kvm_sregs s;
-
-	board_get_sregs(b, 0, &s);
-	s.cr4 |= bits;
-	board_set_sregs(b, 0, &s);
-}
-
-static void efer(struct board *b, u64 bits)
-{
-	struct kvm_sregs s;
-
-	board_get_sregs(b, 0, &s);
-	s.efer |= bits;
-	board_set_sregs(b, 0, &s);
-}
+#define WITH_HANDLER(name, vector, prepare, insn, handler, more)                                                   \
+	LAB_GUEST(engine, name, 64, BOARD_LONG64,                                                                  \
+		  prepare "; 2: " insn "; " COUNT "; .org lab_engine_" #name " + 0x100; " handler "; iretq",       \
+		  lab_handler(b, vector, 0x100);                                                                   \
+		  more)
 
 /* ---- code that changes ------------------------------------------------------------------------------------ */
 
@@ -52,18 +25,20 @@ STORM(fresh_code, 64, BOARD_LONG64, "mov $0x200000, %edi",
 STORM(overlap, 64, BOARD_LONG64, "lea 3f(%rip), %rbx; xor %ecx, %ecx",
       "mov %ecx, %eax; and $3, %eax; add %rbx, %rax; inc %ecx; call *%rax; jmp 4f;"
       "3: .byte 0x48, 0xb8, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0xc3, 0xc3, 0xc3, 0xc3; 4: nop", )
-STORM(targets, 64, BOARD_LONG64, "cld; mov $0x200000, %edi; mov $0x100000, %ecx; mov $0xc3, %al; rep stosb;"
-	"xor %ecx, %ecx",
+STORM(targets, 64, BOARD_LONG64,
+      "cld; mov $0x200000, %edi; mov $0x100000, %ecx; mov $0xc3, %al; rep stosb;"
+      "xor %ecx, %ecx",
       "imul $0x343fd, %ecx, %ecx; add $0x269ec3, %ecx; mov %ecx, %eax; and $0xfffff, %eax; add $0x200000, %eax;"
-	"call *%rax", )
+      "call *%rax", )
 
 /* ---- translations ------------------------------------------------------------------------------------------- */
 
 STORM(invpcid, 64, BOARD_LONG64, "mov $2, %ebx", "invpcid 0x30000, %rbx", board_put(b, 0x30000, 0, 8))
 STORM(smap, 64, BOARD_LONG64, "nop", "stac; mov 0x33000, %eax; clac", board_put(b, BOARD_PT + 0x30 * 8, 0x30063, 8);
-      board_put(b, BOARD_PT + 0x40 * 8, 0x40063, 8); cr4(b, 1 << 21))
-STORM(walks, 64, BOARD_LONG64, "mov %cr3, %rbx", "mov %rbx, %cr3; xor %eax, %eax; 3: testb $1, 0x200000(%rax);"
-	"add $0x10000, %eax; cmp $0x200000, %eax; jb 3b", )
+      board_put(b, BOARD_PT + 0x40 * 8, 0x40063, 8); board_sregs(b, 0, s.cr4 |= 1 << 21))
+STORM(walks, 64, BOARD_LONG64, "mov %cr3, %rbx",
+      "mov %rbx, %cr3; xor %eax, %eax; 3: testb $1, 0x200000(%rax);"
+      "add $0x10000, %eax; cmp $0x200000, %eax; jb 3b", )
 STORM(remap, 64, BOARD_LONG64, "nop", "xorq $0x1000, 0x13190; invlpg 0x32000; mov 0x32000, %eax", )
 STORM(mtrr, 64, BOARD_LONG64, "mov $0x2ff, %ecx; xor %edx, %edx; mov $0x806, %eax", "xor $0x800, %eax; wrmsr", )
 STORM(pat, 64, BOARD_LONG64, "mov $0x277, %ecx; rdmsr", "xor $1, %edx; wrmsr", )
@@ -72,10 +47,9 @@ STORM(pat, 64, BOARD_LONG64, "mov $0x277, %ecx; rdmsr", "xor $1, %edx; wrmsr", )
 
 STORM(tables, 64, BOARD_LONG64, "sgdt 0x30000; sidt 0x30010", "lgdt 0x30000; lidt 0x30010", )
 STORM(rdtsc, 64, BOARD_LONG64, "nop", "rdtsc; pause", )
-STORM(compat, 64, BOARD_LONG64,
-      "nop", "pushq $0x08; lea 3f(%rip), %rbx; push %rbx; lretq; .code32;"
-	"3: ljmp $0x28, $0x40000 + 4f - lab_engine_compat; .code64; 4: nop",
-      )
+STORM(compat, 64, BOARD_LONG64, "nop",
+      "pushq $0x08; lea 3f(%rip), %rbx; push %rbx; lretq; .code32;"
+      "3: ljmp $0x28, $0x40000 + 4f - lab_engine_compat; .code64; 4: nop", )
 STORM(paging, 32, BOARD_PAGED32, "mov %cr0, %ebx", "xor $0x80000000, %ebx; mov %ebx, %cr0", )
 
 /* Ring 3 and back. */
@@ -86,7 +60,7 @@ BOARD_ASM(lab_engine_syscall, 64,
 static void setup_syscall(struct board *b)
 {
 	lab_cpu(b, BOARD_LONG64, lab_engine_syscall);
-	efer(b, 1);
+	board_sregs(b, 0, s.efer |= 1);
 }
 
 /* ---- events ----------------------------------------------------------------------------------------------------- */
@@ -102,11 +76,18 @@ static void setup_contend(struct board *b)
 
 /* ---- nothing but time -------------------------------------------------------------------------------------------- */
 
-BOARD_ASM(lab_engine_string, 64, "cli; cld; 2: mov $0x200000, %esi; mov $0x200001, %edi; mov $0x1ff000, %ecx;"
-	"rep movsb; " COUNT);
-static void setup_string(struct board *b) { lab_cpu(b, BOARD_LONG64, lab_engine_string); }
+BOARD_ASM(lab_engine_string, 64,
+	  "cli; cld; 2: mov $0x200000, %esi; mov $0x200001, %edi; mov $0x1ff000, %ecx;"
+	  "rep movsb; " COUNT);
+static void setup_string(struct board *b)
+{
+	lab_cpu(b, BOARD_LONG64, lab_engine_string);
+}
 
-#define KICK(name, id, text) { name, text, END_KICK, SIGN_COUNT, "intercepts=drop", setup_##id, NULL }
+#define KICK(name, id, text)                                                                                       \
+	{                                                                                                          \
+		name, text, END_KICK, SIGN_COUNT, "intercepts=drop", setup_##id, NULL                              \
+	}
 static const struct lab_guest engine[] = {
 	KICK("engine-beside-code", beside_code, "data in the page of the running code"),
 	KICK("engine-fresh-code", fresh_code, "new code at every address of two megabytes"),

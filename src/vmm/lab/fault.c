@@ -13,21 +13,12 @@ static void selector_not_present(struct board *b)
 	board_gdt(b, SEL_FREE, board_desc(0, 0xfffff, 0x13, 0xc));
 }
 
-static void cr4(struct board *b, u64 bits)
-{
-	board_sregs(b, 0, s.cr4 |= bits);
-}
-
 /* The instruction that faults is both the attack and the first of the handler, at offset 0x100. */
 #define FAULT(name, vector, prepare, insn, more)                                                                   \
-	BOARD_ASM(lab_fault_##name, 64,                                                                            \
-		  prepare "; " insn "; " LAB_LOOP "; .org lab_fault_" #name " + 0x100; " insn "; " LAB_LOOP);      \
-	static void setup_##name(struct board *b)                                                                  \
-	{                                                                                                          \
-		lab_cpu(b, BOARD_LONG64, lab_fault_##name);                                                        \
-		lab_handler(b, vector, 0x100);                                                                     \
-		more;                                                                                              \
-	}
+	LAB_GUEST(fault, name, 64, BOARD_LONG64,                                                                   \
+		  prepare "; " insn "; " LAB_LOOP "; .org lab_fault_" #name " + 0x100; " insn "; " LAB_LOOP,       \
+		  lab_handler(b, vector, 0x100);                                                                   \
+		  more)
 FAULT(ud, 6, "nop", "ud2", )
 FAULT(de, 0, "xor %ecx, %ecx", "div %ecx", )
 FAULT(gp, 13, "mov $-1, %ecx", "rdmsr", )
@@ -40,7 +31,7 @@ FAULT(mf, 16, "fninit; fldcw 0x30000; fld1; fldz; fdivrp", "fwait", board_put(b,
       board_cr0(b, 0, 1 << 5))
 FAULT(xm, 19, "ldmxcsr 0x30000; xorps %xmm1, %xmm1; mov $1, %eax; cvtsi2ss %eax, %xmm0", "divss %xmm1, %xmm0",
       board_put(b, BOARD_DATA, 0, 4);
-      cr4(b, 3 << 9))
+      board_sregs(b, 0, s.cr4 |= 3 << 9))
 FAULT(privilege, 13, "mov $0x80000000, %eax; bts $33, %rax", "mov %rax, %cr0", )
 FAULT(noncanonical, 13, "mov $1, %rax; shl $63, %rax", "mov (%rax), %rbx", )
 FAULT(lock, 6, "nop", ".byte 0xf0, 0x90", )
@@ -71,7 +62,7 @@ static void setup_nx(struct board *b)
 static void setup_smep(struct board *b)
 {
 	lab_cpu(b, BOARD_LONG64, lab_fault_ud);
-	cr4(b, 1 << 20);
+	board_sregs(b, 0, s.cr4 |= 1 << 20);
 	lab_handler(b, 6, 0x1000);
 	lab_handler(b, 14, 0x1000);
 	/* the board's pages are the user's: what ring 0 executes must not be */

@@ -9,13 +9,7 @@
 
 #define OPTIONS "intercepts=drop"
 
-#define QUIET(name, bits, mode, text, more)                                                                        \
-	BOARD_ASM(lab_ok_##name, bits, text);                                                                      \
-	static void setup_##name(struct board *b)                                                                  \
-	{                                                                                                          \
-		lab_cpu(b, mode, lab_ok_##name);                                                                   \
-		more;                                                                                              \
-	}
+#define QUIET(name, bits, mode, text, more) LAB_GUEST(ok, name, bits, mode, text, more)
 /* Done after `times` rounds. */
 #define ROUNDS(name, times, text, more)                                                                            \
 	QUIET(name, 64, BOARD_LONG64, "mov $" #times ", %ebp; 1: " text "; dec %ebp; jnz 1b; " LAB_DONE, more)

@@ -102,6 +102,14 @@ int lab_plot(const struct lab_guest *g, const char *path);
 
 /* A processor of this mode with this code. */
 #define lab_cpu(b, mode, code) (board_cpu(b, mode), board_code(b, (int)(b)->n - 1, code))
+/* BOARD_ASM() and the set-up that takes it: one processor of this mode with this code, then the statements. */
+#define LAB_GUEST(family, name, bits, mode, text, ...)                \
+	BOARD_ASM(lab_##family##_##name, bits, text);                \
+	static void setup_##name(struct board *b)                    \
+	{                                                            \
+		lab_cpu(b, mode, lab_##family##_##name);             \
+		__VA_ARGS__;                                         \
+	}
 /* A stack segment of 64 KiB whose pointer wraps: no limit ends what descends on it. */
 void lab_wrapping_stack(struct board *b, int cpu, unsigned int cpl);
 /* Gate `vector` to the guest's code at `offset` of its blob, in CPL 0, on IST 1 in long mode. */

@@ -11,13 +11,8 @@
 #define EXITS "bus-lock=exit"
 #define KILL  "bus-lock=kill,split-lock-kill=efault"
 
-#define STORM(name, text, more)                                                                                    \
-	BOARD_ASM(lab_lock_##name, 64, "1: " text "; " COUNT "jmp 1b");                                            \
-	static void setup_##name(struct board *b)                                                                  \
-	{                                                                                                          \
-		lab_cpu(b, BOARD_LONG64, lab_lock_##name);                                                         \
-		more;                                                                                              \
-	}
+#define STORM(name, text, more) \
+	LAB_GUEST(lock, name, 64, BOARD_LONG64, "1: " text "; " COUNT "jmp 1b", more)
 STORM(add, "lock addl $1, 0x3003e", )
 STORM(add_user, "lock addl $1, 0x3003e", board_user(b, 0))
 STORM(xchg, "xchg %eax, 0x3003e", )

@@ -52,28 +52,6 @@ static double now_ms(const struct plot *p)
 
 /* ---- taking it down ----------------------------------------------------------------------------- */
 
-static int find_counter(struct plot *p)
-{
-	struct kvm_stats_header h;
-	struct {
-		struct kvm_stats_desc d;
-		char name[48];
-	} d;
-
-	p->stats = board_cpu_ioctl(&p->b, 0, KVM_GET_STATS_FD, NULL);
-	if (p->stats < 0 || pread(p->stats, &h, sizeof(h), 0) != sizeof(h))
-		return -EIO;
-	for (u32 i = 0; i < h.num_desc; i++) {
-		if (pread(p->stats, &d, sizeof(d), h.desc_offset + (off_t)(i * sizeof(d))) != sizeof(d))
-			return -EIO;
-		if (strcmp(d.name, "windowless_deliveries"))
-			continue;
-		p->counter = h.data_offset + d.d.offset;
-		return 0;
-	}
-	return -ENOENT;
-}
-
 static void take_sample(struct plot *p)
 {
 	struct sample s = { .ms = now_ms(p) };
@@ -123,9 +101,9 @@ static int take_down(struct plot *p)
 	if (err)
 		return err;
 	p->g->setup(&p->b);
-	err = find_counter(p);
-	if (err)
-		return err;
+	p->stats = board_stat(&p->b, 0, "windowless_deliveries", &p->counter);
+	if (p->stats < 0)
+		return p->stats;
 	p->since = board_now();
 	if (pthread_create(&t, NULL, sampler, p))
 		return -EAGAIN;

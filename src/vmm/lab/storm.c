@@ -9,13 +9,7 @@
 #define COUNT	"lock incq 0x30800; "
 #define COUNT32 "lock incl 0x30800; "
 
-#define STORM(name, bits, mode, text, more)                                                                        \
-	BOARD_ASM(lab_storm_##name, bits, text);                                                                   \
-	static void setup_##name(struct board *b)                                                                  \
-	{                                                                                                          \
-		lab_cpu(b, mode, lab_storm_##name);                                                                \
-		more;                                                                                              \
-	}
+#define STORM(name, bits, mode, text, more) LAB_GUEST(storm, name, bits, mode, text, more)
 #define STORM64(name, text, more) STORM(name, 64, BOARD_LONG64, "1: " text "; " COUNT "jmp 1b", more)
 
 /* ---- code that changes -------------------------------------------------------------------------- */
