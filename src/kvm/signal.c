@@ -99,15 +99,9 @@ static void default_action(int sig, siginfo_t *si, ucontext_t *uc)
 	sys_call(SYS_rt_tgsigqueueinfo, sys_call(SYS_getpid, 0), base_gettid(), sig, si);
 }
 
-/* As the kernel would have it for the caller's handler; sigreturn puts the old mask back. */
-static void set_handler_mask(int sig, const struct kernel_action *act)
+static void block(u64 mask)
 {
-	u64 own = bit(sig), block = act->mask | (act->flags & SA_NODEFER ? 0 : own);
-
-	if (is_fault(sig))
-		sys_call(SYS_rt_sigprocmask, SIG_BLOCK, &block, NULL, sizeof(u64));
-	else if (act->flags & SA_NODEFER)
-		sys_call(SYS_rt_sigprocmask, SIG_UNBLOCK, &own, NULL, sizeof(u64));
+	sys_call(SYS_rt_sigprocmask, SIG_BLOCK, &mask, NULL, sizeof(u64));
 }
 
 static void call_user(int sig, siginfo_t *si, ucontext_t *uc)
@@ -122,35 +116,29 @@ static void call_user(int sig, siginfo_t *si, ucontext_t *uc)
 	}
 	if (act.flags & SA_RESETHAND)
 		user[sig].act.handler = SIG_DFL;
-	set_handler_mask(sig, &act);
+	/* as the kernel would have it for the caller's handler; sigreturn puts the old mask back */
+	block(act.mask | (act.flags & SA_NODEFER ? 0 : bit(sig)));
 	if (act.flags & SA_SIGINFO)
 		((void (*)(int, siginfo_t *, void *))(void *)act.handler)(sig, si, uc);
 	else
 		act.handler(sig);
 }
 
-static void trampoline(int sig, siginfo_t *si, void *ctx);
-static void fault_handler(int sig, siginfo_t *si, void *ctx);
-
-/* Two signals at once: the handler of the first has not begun, and its mask is the one to remember. */
-static bool on_top_of_another(const ucontext_t *uc)
-{
-	u64 pc = (u64)uc->uc_mcontext.gregs[REG_RIP];
-
-	return pc == (u64)trampoline || pc == (u64)fault_handler;
-}
-
-/* Put the signal off until the thread leaves the engine. */
+/*
+ * Put the signal off until the thread leaves the engine. It may have come on top of another, or of a fault: our
+ * handlers run with the mask of what they interrupted, so the one found here is always the engine's.
+ */
 static void defer(int sig, siginfo_t *si, ucontext_t *uc)
 {
 	struct signal_thread *self = &signal_self;
 	u64 *mask = (u64 *)&uc->uc_sigmask;
 
-	if (!self->deferred && !on_top_of_another(uc)) {
+	if (!self->deferred) {
 		self->mask = *mask;
 		self->deferred = true;
 	}
 	*mask |= bit(sig);
+	block(bit(sig));
 	sys_call(SYS_rt_tgsigqueueinfo, sys_call(SYS_getpid, 0), base_gettid(), sig, si);
 	if (self->running)
 		vcpu_request(self->running, REQ_EXIT);
@@ -221,25 +209,21 @@ static bool installed_by_us(const struct kernel_action *a)
 	       a->handler == (void (*)(int))(void *)fault_handler;
 }
 
-/* SA_NODEFER and SA_RESETHAND are carried out by call_user(): the kernel must not act on a signal put off. */
+/*
+ * The mask, SA_NODEFER and SA_RESETHAND are carried out by call_user(): the kernel must not act on a signal put off, and
+ * what defer() finds must not have anything blocked for our handler's sake.
+ */
 static int install(int sig, const struct kernel_action *act)
 {
 	struct kernel_action k = {
 		.handler = (void (*)(int))(void *)(is_fault(sig) ? fault_handler : trampoline),
-		.flags = (act->flags & ~(unsigned long)(SA_NODEFER | SA_RESETHAND)) | SA_SIGINFO |
-			 KERNEL_SA_RESTORER,
+		.flags = (act->flags & ~(unsigned long)SA_RESETHAND) | SA_SIGINFO | SA_NODEFER | KERNEL_SA_RESTORER,
 		.restorer = signal_return,
-		.mask = act->mask,
 	};
 
-	if (is_fault(sig)) {
-		/*
-		 * The engine faults in its own code, with whatever mask, and another signal may come while the
-		 * handler looks at it: what defer() finds in that context must not have the fault blocked.
-		 */
-		k.flags |= SA_ONSTACK | SA_NODEFER;
-		k.mask = 0;
-	}
+	/* The engine faults in its own code; never take it from under. */
+	if (is_fault(sig))
+		k.flags |= SA_ONSTACK;
 	user[sig].act = *act;
 	user[sig].ours = true;
 	return kernel_sigaction(sig, &k, NULL);

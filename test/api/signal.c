@@ -46,6 +46,28 @@ static void t_loop(void)
 	free_guest(&g);
 }
 
+static void *send_fault(void *arg)
+{
+	usleep(20000);
+	pthread_kill(*(pthread_t *)arg, SIGSEGV);
+	return NULL;
+}
+
+/* A fault's signal that somebody sent is a signal like any other. */
+static void t_sent_fault(void)
+{
+	pthread_t me = pthread_self(), t;
+	struct guest g;
+
+	NEW_GUEST(&g, NO_CHIP, 0xeb, 0xfe);
+	handle(SIGSEGV, count, 0);
+	pthread_create(&t, NULL, send_fault, &me);
+	is_errno(run(&g), EINTR, "SIGSEGV from another thread ends a tight loop");
+	is(hits, 1, "its handler has run, once");
+	pthread_join(t, NULL);
+	free_guest(&g);
+}
+
 static void t_restart_flags(void)
 {
 	struct sigaction old;
@@ -215,6 +237,7 @@ int main(void)
 	skip_all("ThreadSanitizer holds signals back until a thread calls libc");
 #endif
 	tap_child("tight loop", t_loop);
+	tap_child("a fault's signal that was sent", t_sent_fault);
 	tap_child("sigaction flags", t_restart_flags);
 	tap_child("halted vCPU", t_halted);
 	tap_child("handler that uses the API", t_handler_uses_api);
