@@ -57,7 +57,7 @@ struct cpu_bus {
 	/* the instruction just retired performed a bus lock; true = stop with CPU_STOP_BUS_LOCK. May be NULL. */
 	bool (*bus_locked)(struct vcpu *v);
 	void (*eoi_broadcast)(struct vcpu *v, u8 vector);
-	/* INVD/WBINVD, PAUSE loops, statistics: may be NULL */
+	/* PAUSE, UMWAIT and TPAUSE ran: a loop of them may give up the host core; may be NULL */
 	void (*pause_hint)(struct vcpu *v);
 	/* L2 holds state that no VM entry lets in and is about to end in a triple fault; may be NULL */
 	void (*l2_invalid)(struct vcpu *v);

@@ -197,6 +197,7 @@ struct kvm_vcpu {
 	u32 mp_state;
 	bool has_run;		/* CPUID is fixed from the first KVM_RUN on */
 	enum run_pending pending;
+	u64 spin_since, spin_last;	/* a loop of PAUSE: bus.c */
 	bool sigset_active;
 	u64 sigset;
 	_Atomic bool triple_fault;

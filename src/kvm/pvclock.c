@@ -315,6 +315,7 @@ static long dispatch(struct vcpu *v, u64 nr, const u64 a[4], bool wide)
 	case KVM_HC_SCHED_YIELD:
 		if (!pv_has(k, KVM_FEATURE_PV_SCHED_YIELD))
 			return -KVM_ENOSYS;
+		STAT_INC(k, directed_yield_attempted);
 		sys_call(SYS_sched_yield, 0);
 		return 0;
 	case KVM_HC_MAP_GPA_RANGE:

@@ -210,8 +210,8 @@ static bool installed_by_us(const struct kernel_action *a)
 }
 
 /*
- * The mask, SA_NODEFER and SA_RESETHAND are carried out by call_user(): the kernel must not act on a signal put off, and
- * what defer() finds must not have anything blocked for our handler's sake.
+ * The mask, SA_NODEFER and SA_RESETHAND are carried out by call_user(): the kernel must not act on a signal put off,
+ * and what defer() finds must not have anything blocked for our handler's sake.
  */
 static int install(int sig, const struct kernel_action *act)
 {

@@ -237,10 +237,37 @@ static void sibling(void)
 	ok(best_beside * 100 >= best_alone * 95, "a sibling keeps 95 %% of its rate");
 }
 
+/* ---- a loop of PAUSE ------------------------------------------------------------------------------------ */
+
+BOARD_ASM(pauses, 64, "mov $100000, %ecx\n1: pause\n dec %ecx\n jnz 1b\n out %al, $0x80");
+
+static u64 yields(bool stay)
+{
+	u64 n;
+	int cpu;
+
+	fresh("");
+	if (stay && board_enable_cap(&b, KVM_CAP_X86_DISABLE_EXITS, KVM_X86_DISABLE_EXITS_PAUSE))
+		bail_out("KVM_CAP_X86_DISABLE_EXITS");
+	cpu = new_cpu(BOARD_LONG64);
+	board_code(&b, cpu, pauses);
+	is(board_run(&b, cpu, 20000), KVM_EXIT_IO, "the loop of PAUSE ends");
+	n = stat_of(cpu, "directed_yield_attempted", 0);
+	gone();
+	return n;
+}
+
+static void spinning(void)
+{
+	ok(yields(false) > 0, "a processor that spins on PAUSE gives up its host core");
+	is(yields(true), 0, "not one whose PAUSE exits are disabled");
+}
+
 int main(void)
 {
 	signals();
 	slots();
 	sibling();
+	spinning();
 	return done_testing();
 }
