@@ -433,7 +433,7 @@ struct vcpu {
 	struct native *native;
 	const struct translator *tr; /* NULL: interpreter only */
 	struct jit *jit;
-	u64 busy;	/* host TSC ticks in translated code and the interpreter, where nobody counts instructions */
+	u64 busy;	/* sixteenths of host TSC ticks in translated code and the interpreter, where nobody counts instructions */
 	u16 heat;	/* entries of a trace after which it is translated */
 	const void *interp_entry; /* how translated code enters a trace that has none */
 	struct vmx *vmx;

@@ -176,7 +176,7 @@ static bool make_block(struct work *w, struct block *b)
 
 static bool has_room(const struct jit *j)
 {
-	return j->used + BLOCK_ROOM <= CODE_SIZE && j->nsites + RCACHE_TRACE_MAX * 2 <= SITES &&
+	return j->used + BLOCK_ROOM <= j->limit && j->nsites + RCACHE_TRACE_MAX * 2 <= SITES &&
 	       j->nexits + BLOCK_EXITS <= EXITS && j->nblocks + 1 < BLOCKS;
 }
 
@@ -218,7 +218,7 @@ void jit_translate(struct vcpu *v, struct trace *t)
 	w->v = v;
 	w->j = j;
 	w->t = t;
-	w->n = t->n;
+	w->n = j->force & FORCE_SINGLE && t->n ? 1 : t->n;
 	w->e = (struct emit){ .max = BLOCK_ROOM, .buf = j->x.rw + j->used };
 	w->candidate = -1;
 	w->fp_ok = 0;

@@ -63,7 +63,7 @@ static void put_lock_check(struct work *w, unsigned int size, struct cold *c)
 static void put_probe(struct work *w, unsigned int size, bool write, struct cold *c)
 {
 	struct emit *e = &w->e;
-	unsigned int view = (w->t->key & MODE_VIEW) >> MODE_VIEW_SHIFT;
+	unsigned int view = w->j->force & FORCE_SLOW ? VIEW_NONE : (w->t->key & MODE_VIEW) >> MODE_VIEW_SHIFT;
 	unsigned int level = w->t->key & MODE_NONROOT ? 1 : 0;
 	s32 array = OFF(l1_sets) + (s32)((level * VIEW_NUM + view) * sizeof(struct tlb_l1)) +
 		    (s32)(write ? offsetof(struct tlb_l1, w) : offsetof(struct tlb_l1, r));

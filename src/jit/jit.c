@@ -30,10 +30,10 @@ static void enter(struct vcpu *v)
 	v->jit->entered = base_rdtsc();
 }
 
-/* Blocks count no instructions. */
+/* Blocks count no instructions; the interpreter would have retired one in some sixteen cycles. */
 static void leave(struct vcpu *v)
 {
-	v->busy += base_rdtsc() - v->jit->entered;
+	v->busy += (base_rdtsc() - v->jit->entered) / 16;
 	asm volatile("wrgsbase %0" : : "r"(v->jit->host_gs));
 }
 
@@ -43,6 +43,17 @@ static void drop(struct vcpu *v, struct trace *t)
 	t->rec[0].fn = t->first;
 	t->block = 0;
 	t->code = NULL;
+}
+
+/* Memory that will be filled again, if it is, far more slowly than it can be had. */
+static void give_back(struct jit *j)
+{
+	u32 used = (j->used + PAGE_SIZE - 1) & (u32)PAGE_MASK, keep = (j->glue_end + PAGE_SIZE - 1) & (u32)PAGE_MASK;
+
+	if (used < keep + REST_SIZE)
+		return;
+	madvise(j->x.rw + keep, used - keep, MADV_REMOVE);
+	madvise(j->site, sizeof(j->site) + sizeof(j->exit) + sizeof(j->block), MADV_DONTNEED);
 }
 
 static void flush(struct vcpu *v)
@@ -59,6 +70,7 @@ static void flush(struct vcpu *v)
 		t->block = 0;
 		t->code = NULL;
 	}
+	give_back(j);
 	j->used = j->glue_end;
 	j->nsites = j->nexits = j->nblocks = 0;
 	j->stats.flushes++;
@@ -80,6 +92,7 @@ static void destroy(struct vcpu *v)
 		   .fault = jit_fault, .destroy = destroy
 
 static const struct translator translator = { TRANSLATOR };
+static const struct translator forced_translator = { TRANSLATOR, .run = force_run };
 static const struct translator lockstep_translator = { TRANSLATOR, .run = lockstep_run };
 
 /* Tests translate at once. */
@@ -114,7 +127,9 @@ int jit_attach(struct vcpu *v)
 	}
 	v->heat = heat();
 	glue_make(v);
-	v->tr = j->lockstep ? &lockstep_translator : &translator;
+	j->force = force_from_environment();
+	j->limit = j->force & FORCE_TINY ? j->glue_end + BLOCK_ROOM + TINY_SIZE : CODE_SIZE;
+	v->tr = j->lockstep ? &lockstep_translator : j->force & FORCE_KICK ? &forced_translator : &translator;
 	return 0;
 }
 

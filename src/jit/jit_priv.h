@@ -144,8 +144,24 @@ struct work {
 	struct exit exit[BLOCK_EXITS];
 	struct decode d[RCACHE_TRACE_MAX];
 };
+
+/**
+ * enum force - worst cases that tests ask for, by name in CASEMENT_FORCE
+ * @FORCE_SLOW: no access finds its page
+ * @FORCE_SINGLE: blocks of one instruction
+ * @FORCE_TINY: room for a few blocks: all are thrown away all the time
+ * @FORCE_KICK: a request is up each time that translated code is entered
+ * @FORCE_APART: blocks are not linked
+ */
+enum force { FORCE_SLOW = 1, FORCE_SINGLE = 2, FORCE_TINY = 4, FORCE_KICK = 8, FORCE_APART = 16 };
+#define TINY_SIZE 4096u
+#define REST_SIZE (256u << 10)	/* of code that is kept when all of it is dropped */
+
 struct jit {
 	struct xmem x;
+	u32 force;
+	u32 limit;	/* of @used */
+	bool kicked;	/* FORCE_KICK: not twice at one instruction */
 	u32 used;
 	u32 glue_end;
 	u32 nsites, nexits, nblocks;
@@ -155,7 +171,7 @@ struct jit {
 	u64 host_gs;
 	u64 entered;	/* host TSC at cpu_run() */
 	struct jit_stats stats;
-	struct site site[SITES];
+	struct site site[SITES] __attribute__((aligned(4096)));
 	struct exit exit[EXITS];
 	struct block block[BLOCKS];
 	struct work work;
@@ -248,3 +264,8 @@ int jit_fp(struct vcpu *v, u32 site);
 int jit_stop(struct vcpu *v, u32 site);
 void jit_failed(struct vcpu *v);
 bool jit_fault(struct vcpu *v, int vector, void *uctx);
+
+/* ---- force.c ---------------------------------------------------------------------------------------- */
+
+u32 force_from_environment(void);
+int force_run(struct vcpu *v, const struct insn *first);

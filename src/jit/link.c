@@ -39,7 +39,7 @@ void link_block(struct vcpu *v, u32 n)
 	gpa_t page = b->t->gpa & PAGE_MASK;
 	u16 off = (u16)(b->t->gpa & ~PAGE_MASK);
 
-	if (b->t->gpa2 != ~0ull || j->lockstep)
+	if (b->t->gpa2 != ~0ull || j->lockstep || j->force & FORCE_APART)
 		return;
 	for (struct trace *t = rcache_on_page(v, page, NULL); t; t = rcache_on_page(v, page, t)) {
 		struct block *o = &j->block[t->block];

@@ -92,6 +92,8 @@ static void *quick(struct vcpu *v, const struct site *s, const struct insn *r)
 	u8 *at = v->bounce.buf + (la & 63);
 	const u8 *a, *b;
 
+	if (v->jit->force & FORCE_SLOW)
+		return NULL;
 	if (s->size <= first)
 		return tlb_quick(v, la, s->size, s->acc);
 	if (s->acc != ACC_R)

@@ -62,8 +62,8 @@ static void qemu(void)
 	free_run = run(&rc, cmd, "0");
 	is(rc, 3, "B16 QEMU without a limit");
 	t = run(&rc, cmd, "20");
-	ok(rc == 3 && t - free_run > 0.7,
-		"B16 QEMU with bus-lock-ratelimit=20: 30 bus locks take %.2f s, not %.2f s", t,
+	/* A busy machine makes the free run slow too: the limit is what the locks must take at least. */
+	ok(rc == 3 && t > 0.9, "B16 QEMU with bus-lock-ratelimit=20: 30 bus locks take %.2f s, without %.2f s", t,
 	   free_run);
 	setenv("CASEMENT_OPTS", "bus-lock-detect=off", 1);
 	run(&rc, cmd, "20");
