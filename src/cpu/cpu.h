@@ -454,8 +454,11 @@ struct vcpu {
 	_Atomic u32 mode;	/* enum vcpu_mode */
 	_Atomic u32 kicked;	/* futex word for HLT and pause */
 	u64 mode_key;	/* (epoch << 16) | mode bits; compared by the jump cache */
-	u64 epoch;	/* bumped to forget every jump-cache entry */
+	u64 epoch[2];	/* of supervisor's and user's jump-cache entries; see tlb.c, "what linear addresses of code mean" */
+	u64 epoch_last;	/* the youngest epoch there is */
 	u64 verify;	/* bumped when code may have been written from outside: traces are compared again */
+	u64 outside_seen;	/* machine.outside when it last was */
+	bool stayed;	/* the next cpu_run() follows one without user space in between */
 
 	/* stops and debugging */
 	struct { u32 index; u8 reason; u8 error; bool done; u64 data, rip; } msr;
@@ -538,6 +541,7 @@ struct machine {
 	_Atomic u32 pause_lock;	/* 0 free, else who pauses: vCPU index + 1, or bit 31 and a thread id */
 	_Atomic u32 pause_seq;	/* futex: bumped at resume */
 	u32 pause_depth;	/* nesting by the owner of pause_lock */
+	_Atomic u64 outside;	/* bumped when user space or a device had a chance to write code, before it interrupts */
 	_Atomic u32 ack_seq;	/* futex: bumped when a vCPU leaves guest mode */
 	u64 quirks_disabled;	/* enum quirk: KVM_CAP_DISABLE_QUIRKS2 mask */
 	bool emulation_exits;	/* KVM_CAP_EXIT_ON_EMULATION_FAILURE */

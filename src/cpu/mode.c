@@ -54,7 +54,8 @@ void cpu_mode_update(struct vcpu *v)
 	if (!v->fp_ok && v->fp_live)
 		cpu_fp_spill(v);
 	cpu_fp_recheck(v);
-	v->mode_key = v->epoch << 16 | mode_bits(v);
+	v->mode_key = mode_bits(v);
+	v->mode_key |= v->epoch[!!(v->mode_key & MODE_USER)] << 16;
 	mmu_select_view(v);
 }
 

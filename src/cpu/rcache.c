@@ -8,6 +8,7 @@
 #include "base/base.h"
 #include "cpu/native.h"
 #include "cpu/op/op.h"
+#include "cpu/tlb.h"
 #include "cpu/vmx/vmx.h"
 
 static struct trace *trace_at(struct rcache *rc, u32 ref)
@@ -20,11 +21,12 @@ static u32 trace_ref(const struct rcache *rc, const struct trace *t)
 	return (u32)(((const u8 *)t - rc->arena) / 8);
 }
 
+/* Neighbours in the page are neighbours here: they are needed together, and a miss of the host's caches is what counts. */
 static u32 hash_trace(gpa_t gpa, u16 key)
 {
-	u64 h = (gpa ^ ((u64)key << 40)) * 0x9e3779b97f4a7c15ull;
+	u64 h = (gpa >> PAGE_SHIFT ^ (u64)key << 40) * 0x9e3779b97f4a7c15ull;
 
-	return (u32)(h >> 40) & (RCACHE_HASH - 1);
+	return (u32)((h >> 40) + (gpa & ~PAGE_MASK) / 2) & (RCACHE_HASH - 1);
 }
 
 static u32 hash_page(gpa_t gpa)
@@ -351,19 +353,37 @@ static int copy_code(struct vcpu *v, void *dst, const void *src, size_t len, gpa
 
 static bool mark_page(struct vcpu *v, gpa_t page)
 {
-	struct memslot *s = mem_slot_find(&v->vm->mem, v->smm, page);
+	struct memslot *s = mmu_slot(v, page);
 
 	return !s || code_page_mark(v, s, page);
 }
 
+/* Translate for fetching: the page's host and guest-physical addresses. */
+static int translate(struct vcpu *v, u64 lin, hva_t *host, gpa_t *page)
+{
+	struct fetch_entry *e = &v->rc->fetch[(lin >> PAGE_SHIFT) & (RCACHE_FETCH - 1)];
+	int res;
+
+	if (likely(e->lin == (lin & PAGE_MASK) && e->mode_key == v->mode_key &&
+		   v->tlb->gen == atomic_load_explicit(&v->vm->mem.generation, memory_order_acquire))) {
+		*host = e->host;
+		*page = e->page;
+		return OP_NEXT;
+	}
+	res = mmu_fetch(v, lin, host, page);
+	if (!res)
+		*e = (struct fetch_entry){ lin & PAGE_MASK, v->mode_key, *host, *page };
+	return res;
+}
+
 /* Translate for fetching and mark the page; both again when the memory map changed in between. */
-static int fetch_page(struct vcpu *v, u64 lin, hva_t *host, gpa_t *gpa)
+static int fetch_page(struct vcpu *v, u64 lin, hva_t *host, gpa_t *page)
 {
 	int res;
 
 	do
-		res = mmu_fetch(v, lin, host, gpa);
-	while (!res && !mark_page(v, *gpa & PAGE_MASK));
+		res = translate(v, lin, host, page);
+	while (!res && !mark_page(v, *page));
 	return res;
 }
 
@@ -383,12 +403,10 @@ static int fetch_tail(struct vcpu *v, struct build *b)
 
 static int fetch_bytes(struct vcpu *v, struct build *b)
 {
-	gpa_t gpa;
-	int res = fetch_page(v, b->lin, &b->host, &gpa);
+	int res = fetch_page(v, b->lin, &b->host, &b->page);
 
 	if (res)
 		return res;
-	b->page = gpa & PAGE_MASK;
 	b->page2 = ~0ull;
 	b->off = (unsigned int)(b->lin & ~PAGE_MASK);
 	b->avail = PAGE_SIZE - b->off;
@@ -552,38 +570,54 @@ static int trace_build(struct vcpu *v, struct build *b, struct trace **out)
 
 /* ---- finding a trace ---------------------------------------------------------------------------- */
 
-/* Are the bytes t was decoded from still there? host: first byte's host address. */
-static int trace_verify(struct vcpu *v, struct trace *t, const struct build *b, bool *same)
+/* Are the n bytes at host still those at src? */
+static int compare(struct vcpu *v, hva_t host, const u8 *src, unsigned int n, gpa_t page, bool *same)
 {
-	u8 now[RCACHE_TRACE_MAX * 15 + 16];
-	unsigned int first = PAGE_SIZE - b->off < t->nbytes ? PAGE_SIZE - b->off : t->nbytes;
-	int res;
+	int res = mem_same_guarded(host, src, n);
 
-	/* The slot may be a new one, without our mark. */
-	if (!mark_page(v, b->page)) {
-		*same = false;
-		return OP_NEXT;
+	if (unlikely(res < 0)) {
+		v->stop = CPU_STOP_EFAULT;
+		v->fault_gpa = page;
+		return OP_STOP;
 	}
-	res = copy_code(v, now, b->host + b->off, first, b->page);
+	*same = res;
+	return OP_NEXT;
+}
+
+/* The second page of a trace may be another one here, wherever the first is. */
+static int verify_tail(struct vcpu *v, struct trace *t, const struct build *b, bool *same)
+{
+	unsigned int first = PAGE_SIZE - b->off;
+	hva_t host2;
+	gpa_t page2;
+	int res = fetch_page(v, (b->lin | ~PAGE_MASK) + 1, &host2, &page2);
+
 	if (res)
 		return res;
-	if (t->gpa2 != ~0ull) {
-		hva_t host2;
-		gpa_t page2;
+	*same = page2 == t->gpa2;
+	if (!*same || t->verified == v->verify)
+		return OP_NEXT;
+	return compare(v, host2, trace_src(t) + first, t->nbytes - first, page2, same);
+}
 
-		res = fetch_page(v, (b->lin | ~PAGE_MASK) + 1, &host2, &page2);
-		if (!res)
-			res = copy_code(v, now + first, host2, t->nbytes - first, page2);
-		if (res)
-			return res;
-		if (page2 != t->gpa2) {
-			*same = false;
-			return OP_NEXT;
-		}
-	}
-	*same = !memcmp(now, trace_src(t), t->nbytes);
-	t->verified = v->verify;
-	return OP_NEXT;
+/* Are the bytes t was decoded from still there? */
+static int trace_verify(struct vcpu *v, struct trace *t, const struct build *b, bool *same)
+{
+	unsigned int first = PAGE_SIZE - b->off < t->nbytes ? PAGE_SIZE - b->off : t->nbytes;
+	int res = OP_NEXT;
+
+	*same = true;
+	if (t->gpa2 != ~0ull)
+		res = verify_tail(v, t, b, same);
+	if (t->verified == v->verify || res || !*same)
+		return res;
+	/* The slot may be a new one, without our mark. */
+	*same = mark_page(v, b->page);
+	if (*same)
+		res = compare(v, b->host + b->off, trace_src(t), first, b->page, same);
+	if (!res && *same)
+		t->verified = v->verify;
+	return res;
 }
 
 static struct trace *hash_find(struct vcpu *v, gpa_t gpa, u16 key)
@@ -610,23 +644,23 @@ static void trace_discard(struct vcpu *v, struct trace *t)
 static int page_verify(struct vcpu *v, const struct build *b, const struct trace *found)
 {
 	struct code_page *p = page_lookup(v->rc, b->page);
-	u8 now[RCACHE_TRACE_MAX * 15 + 16];
 
 	if (!p || p->verified == v->verify)
 		return OP_NEXT;
 	for (u32 ref = p->traces; ref;) {
 		struct trace *t = trace_at(v->rc, ref);
 		unsigned int off = (unsigned int)(t->gpa & ~PAGE_MASK);
+		bool same;
 
 		ref = *next_on_page(t, b->page);
 		if (t == found || t->dead || !t->block || t->gpa2 != ~0ull || t->verified == v->verify)
 			continue;
-		if (copy_code(v, now, b->host + off, t->nbytes, b->page))
+		if (compare(v, b->host + off, trace_src(t), t->nbytes, b->page, &same))
 			return OP_STOP;
-		if (memcmp(now, trace_src(t), t->nbytes))
-			trace_discard(v, t);
-		else
+		if (same)
 			t->verified = v->verify;
+		else
+			trace_discard(v, t);
 	}
 	p->verified = v->verify;
 	return OP_NEXT;
@@ -634,15 +668,13 @@ static int page_verify(struct vcpu *v, const struct build *b, const struct trace
 
 static int find_cached(struct vcpu *v, struct build *b, struct trace **out)
 {
-	gpa_t gpa;
 	struct trace *t;
 	bool same = true;
-	int res = mmu_fetch(v, b->lin, &b->host, &gpa);
+	int res = translate(v, b->lin, &b->host, &b->page);
 
 	*out = NULL;
 	if (res)
 		return res;
-	b->page = gpa & PAGE_MASK;
 	b->off = (unsigned int)(b->lin & ~PAGE_MASK);
 	t = hash_find(v, b->page | b->off, (u16)v->mode_key);
 	if (!t)

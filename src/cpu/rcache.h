@@ -13,11 +13,12 @@
 
 #define RCACHE_ARENA (12u << 20)	/* bytes of traces; the cache starts over when they are used up */
 #define RCACHE_REST (1u << 20)	/* a processor that mostly sleeps keeps no more than this */
-#define RCACHE_HASH 16384u
+#define RCACHE_HASH 65536u
 #define RCACHE_PAGES 4096u	/* distinct code pages */
 #define RCACHE_PAGE_HASH 4096u
 #define RCACHE_TRACE_MAX 32u	/* instructions */
 #define JCACHE_SIZE 4096u
+#define RCACHE_FETCH 256u
 
 /**
  * struct trace - header of a decoded run; records and source bytes follow
@@ -67,8 +68,17 @@ struct jentry {
 	const void *code; /* translated code's way into it */
 };
 
+/* Where the bytes of a page of code are; good while mode_key is the current one and tlb.gen too */
+struct fetch_entry {
+	u64 lin;
+	u64 mode_key;
+	hva_t host;
+	gpa_t page;
+};
+
 struct rcache {
 	struct jentry jc[JCACHE_SIZE];
+	struct fetch_entry fetch[RCACHE_FETCH];
 	u32 hash[RCACHE_HASH];
 	u32 page_hash[RCACHE_PAGE_HASH];
 	struct code_page page[RCACHE_PAGES];
@@ -115,12 +125,8 @@ void rcache_warm(struct vcpu *v, const struct insn *first);
 /* rec[0] of a trace was given a translation, or lost it. */
 void rcache_set_code(struct vcpu *v, struct trace *t, const void *entry, const void *code);
 
-/* Forget every jump-cache entry: a trace it may name is gone. */
-static inline void vcpu_forget_jumps(struct vcpu *v)
-{
-	v->epoch++;
-	v->mode_key += 1ull << 16;
-}
+/* Forget every jump-cache entry: a trace it may name is gone, or linear addresses of code may mean something else. */
+void vcpu_forget_jumps(struct vcpu *v);
 
 /* Forget every jump-cache entry and compare each trace with memory before its next use. */
 static inline void vcpu_reverify(struct vcpu *v)

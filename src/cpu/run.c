@@ -187,6 +187,20 @@ static bool window_open(struct vcpu *v)
 	       bus->intr_window_wanted(v);
 }
 
+/*
+ * A device may have written code before it interrupted, and so may user space before a vCPU it served sent an IPI.
+ * The local APIC's own timer is neither.
+ */
+static void look_outside(struct vcpu *v)
+{
+	u64 now = atomic_load(&v->vm->outside);
+
+	if (now == v->outside_seen)
+		return;
+	v->outside_seen = now;
+	vcpu_reverify(v);
+}
+
 /* Everything that happens between two instructions. False: v->stop is set. */
 static bool boundary(struct vcpu *v)
 {
@@ -206,7 +220,7 @@ static bool boundary(struct vcpu *v)
 			continue;
 		}
 		if (v->inj.type == EVENT_INTR || v->inj.type == EVENT_NMI)
-			vcpu_reverify(v); /* a device may have written code before it interrupted */
+			look_outside(v);
 		if (cpu_deliver(v) == OP_STOP)
 			return false;
 		if (v->stop != CPU_RUN)
@@ -411,7 +425,11 @@ static void enter(struct vcpu *v)
 	if (v->tr)
 		v->tr->enter(v);
 	serve_memory(v);
-	vcpu_reverify(v); /* user space may have written code */
+	if (!v->stayed) { /* user space may have written code, the others' too */
+		v->outside_seen = atomic_fetch_add(&v->vm->outside, 1) + 1;
+		vcpu_reverify(v);
+	}
+	v->stayed = false;
 }
 
 static enum cpu_stop leave(struct vcpu *v)

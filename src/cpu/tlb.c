@@ -13,7 +13,7 @@
 
 static void init(struct tlb *t, struct tlb_l1 *l1)
 {
-	t->now = t->all_min = 1; /* a zeroed entry is stale */
+	t->now = t->all_min = t->context_gen = 1; /* a zeroed entry is stale */
 	t->l1 = l1;
 	for (unsigned int view = 0; view < VIEW_NUM; view++) {
 		for (unsigned int i = 0; i < TLB_ENTRIES; i++)
@@ -38,8 +38,16 @@ int mmu_vcpu_init(struct vcpu *v)
 
 void mmu_context(struct vcpu *v, bool nonroot)
 {
-	v->tlb = v->tlbs[nonroot];
-	v->l1 = v->tlb->l1;
+	struct tlb *next = v->tlbs[nonroot];
+
+	if (v->tlb && v->tlb != next) {
+		v->tlb->epoch[0] = v->epoch[0];
+		v->tlb->epoch[1] = v->epoch[1];
+		v->epoch[0] = next->epoch[0];
+		v->epoch[1] = next->epoch[1];
+	}
+	v->tlb = next;
+	v->l1 = next->l1;
 }
 
 void mmu_vcpu_destroy(struct vcpu *v)
@@ -101,7 +109,7 @@ static void l1_clear(struct vcpu *v, bool keep_global)
 static bool test_bit(const u64 *map, u64 n) { return map[n / 64] >> (n % 64) & 1; }
 static void set_bit(u64 *map, u64 n) { map[n / 64] |= BIT(n % 64); }
 static u64 large_hash(gva_t la) { return (la >> LARGE_SHIFT ^ la >> 32) & (LARGE_FILTER - 1); }
-static u64 fetch_hash(gva_t la) { return (la >> PAGE_SHIFT ^ la >> 22) & (FETCH_FILTER - 1); }
+static u64 fetch_hash(gva_t la) { return (la >> PAGE_SHIFT ^ la >> 26 ^ la >> 40) & (FETCH_FILTER - 1); }
 
 /*
  * Put a page into the read or write array, or take it out. An access of the other kind only takes an empty
@@ -297,22 +305,110 @@ void tlb_insert(struct vcpu *v, gva_t la, const struct xlat *x)
 	set[0] = new;
 }
 
-/* ---- flushing ----------------------------------------------------------------------------------- */
+/* ---- what linear addresses of code mean --------------------------------------------------------- */
 
-/* Linear addresses of code may mean something else now: jump-cache entries must be looked up again. */
-static void forget_jumps(struct vcpu *v)
+/*
+ * A jump-cache entry is good while its epoch is the current one. User code has an epoch per PCID, so a switch back to
+ * a PCID finds its entries again. The supervisor's entries outlive every switch as long as all its code is in global
+ * pages; once some is not, it has an epoch per PCID too.
+ */
+
+/* The current epochs have changed: make the key of the running mode say so. */
+static void adopt_epoch(struct vcpu *v)
 {
-	clear_bits(v->tlb->fetch_filter, FETCH_FILTER);
-	v->epoch++;
-	v->mode_key += 1ull << 16;
+	u64 epoch = v->epoch[!!(v->mode_key & MODE_USER)];
+
+	v->mode_key = epoch << 16 | (v->mode_key & 0xffff);
+}
+
+static struct context *context_of(struct tlb *t, u16 pcid)
+{
+	return &t->context[pcid & (CONTEXTS - 1)];
+}
+
+static void enter_context(struct vcpu *v)
+{
+	struct tlb *t = v->tlb;
+	u16 pcid = mmu_pcid(v);
+	struct context *c = context_of(t, pcid);
+
+	if (c->pcid != pcid || c->gen != t->context_gen) {
+		c->pcid = pcid;
+		c->gen = t->context_gen;
+		c->epoch[0] = c->epoch[1] = ++v->epoch_last;
+	}
+	v->epoch[1] = c->epoch[1];
+	if (t->local_code)
+		v->epoch[0] = c->epoch[0];
+	adopt_epoch(v);
+}
+
+static void forget_context(struct tlb *t, u16 pcid)
+{
+	struct context *c = context_of(t, pcid);
+
+	if (c->pcid == pcid)
+		c->gen = 0;
+}
+
+static void forget_all_contexts(struct vcpu *v)
+{
+	v->tlb->context_gen++;
+	v->tlb->fetched = 0;
+	clear_bits(v->tlb->fetch_filter[1], FETCH_FILTER);
+	enter_context(v);
+}
+
+void vcpu_forget_jumps(struct vcpu *v)
+{
+	struct tlb *t = v->tlb;
+
+	for (unsigned int n = 0; n < 2; n++) {
+		v->tlbs[n]->context_gen++;
+		v->tlbs[n]->epoch[0] = v->tlbs[n]->epoch[1] = ++v->epoch_last;
+	}
+	v->epoch[0] = ++v->epoch_last;
+	t->fetched = 0;
+	t->local_code = t->global_user_code = false;
+	clear_bits(t->fetch_filter[0], FETCH_FILTER);
+	clear_bits(t->fetch_filter[1], FETCH_FILTER);
+	enter_context(v);
 }
 
 void tlb_note_fetch(struct vcpu *v, gva_t la, const struct xlat *x)
 {
+	bool user = v->cpl == 3;
+	u64 *filter = v->tlb->fetch_filter[user], n = fetch_hash(la);
+
 	if (x->bits & XL_LARGE)
 		set_bit(v->tlb->large_filter, large_hash(la));
-	set_bit(v->tlb->fetch_filter, fetch_hash(la));
+	if (!user && !(x->bits & XL_G))
+		v->tlb->local_code = true;
+	if (user && (x->bits & XL_G))
+		v->tlb->global_user_code = true;
+	if (test_bit(filter, n))
+		return;
+	if (user && ++v->tlb->fetched > FETCH_FILTER / 8) /* or it says yes to everything */
+		forget_all_contexts(v);
+	set_bit(filter, n);
 }
+
+/* la's translation in the current PCID, or a global one, is gone. */
+static void forget_fetched(struct vcpu *v, gva_t la)
+{
+	u64 n = fetch_hash(la);
+
+	if (test_bit(v->tlb->fetch_filter[0], n)) {
+		vcpu_forget_jumps(v);
+	} else if (test_bit(v->tlb->fetch_filter[1], n)) {
+		if (v->tlb->global_user_code)
+			v->tlb->context_gen++;
+		forget_context(v->tlb, mmu_pcid(v));
+		enter_context(v);
+	}
+}
+
+/* ---- flushing ----------------------------------------------------------------------------------- */
 
 void mmu_flush_all(struct vcpu *v)
 {
@@ -323,7 +419,7 @@ void mmu_flush_all(struct vcpu *v)
 	clear_bits(t->frag_filter, LARGE_FILTER);
 	t->stat_flushes++;
 	l1_clear(v, false);
-	forget_jumps(v);
+	vcpu_forget_jumps(v);
 }
 
 void mmu_flush_contexts(struct vcpu *v)
@@ -351,13 +447,14 @@ static void flush_local(struct vcpu *v, u16 pcid)
 
 	t->local_min[pcid & (PCID_STAMPS - 1)] = ++t->now;
 	t->stat_flushes++;
+	forget_context(t, pcid);
 }
 
 void mmu_flush_nonglobal(struct vcpu *v)
 {
 	flush_local(v, mmu_pcid(v));
 	l1_clear(v, true);
-	forget_jumps(v);
+	enter_context(v);
 }
 
 void mmu_flush_pcid(struct vcpu *v, u16 pcid)
@@ -365,7 +462,7 @@ void mmu_flush_pcid(struct vcpu *v, u16 pcid)
 	flush_local(v, pcid);
 	if (pcid == mmu_pcid(v)) {
 		l1_clear(v, true);
-		forget_jumps(v);
+		enter_context(v);
 	}
 }
 
@@ -378,7 +475,7 @@ void mmu_flush_all_pcids(struct vcpu *v)
 		t->local_min[i] = t->now;
 	t->stat_flushes++;
 	l1_clear(v, true);
-	forget_jumps(v);
+	forget_all_contexts(v);
 }
 
 /* INVLPG ends a page's entries whatever its size is, and global ones in every PCID.
@@ -430,10 +527,12 @@ void mmu_flush_page(struct vcpu *v, gva_t la)
 	drop_small(v, la);
 	drop_large(v, la);
 	drop_large(v, other);
-	if (large || test_bit(t->fetch_filter, fetch_hash(la)))
-		forget_jumps(v);
-	if (large)
+	if (large) {
+		vcpu_forget_jumps(v);
 		l1_clear(v, false);
+	} else {
+		forget_fetched(v, la);
+	}
 }
 
 void mmu_cr3_loaded(struct vcpu *v, bool keep)
@@ -441,7 +540,7 @@ void mmu_cr3_loaded(struct vcpu *v, bool keep)
 	if (!keep)
 		flush_local(v, mmu_pcid(v));
 	l1_clear(v, true);
-	forget_jumps(v);
+	enter_context(v);
 }
 
 /* ---- views -------------------------------------------------------------------------------------- */
@@ -456,7 +555,7 @@ static void adopt_controls(struct vcpu *v, u64 key)
 		mmu_flush_all(v);
 	} else {
 		l1_clear(v, false);
-		forget_jumps(v);
+		vcpu_forget_jumps(v);
 	}
 }
 

@@ -39,9 +39,17 @@ struct tlb2_entry {
 #define TLB2_LARGE 512u	/* 2 MiB pieces of large pages */
 #define LARGE_SHIFT 21
 #define LARGE_FILTER 2048u
-#define FETCH_FILTER 1024u
+#define FETCH_FILTER 16384u
 #define HUGE_MAX 8u
 #define PCID_STAMPS 64u
+#define CONTEXTS 16u
+
+/* Jump-cache epochs of a PCID, good while @gen is tlb.context_gen */
+struct context {
+	u64 epoch[2];
+	u64 gen;
+	u16 pcid;
+};
 
 struct tlb {
 	struct tlb_l1 *l1;	/* [VIEW_NUM] */
@@ -54,7 +62,13 @@ struct tlb {
 	u64 huge[HUGE_MAX];		/* la >> 30 of cached 1 GiB pages; nhuge > HUGE_MAX: unknown */
 	u64 frag_filter[LARGE_FILTER / 64]; /* la >> 21 hashes of XL_EFRAG pages cached in small pieces */
 	u64 large_filter[LARGE_FILTER / 64]; /* la >> 21 hashes of large pages with 4 KiB pieces in a view */
-	u64 fetch_filter[FETCH_FILTER / 64]; /* la >> 12 hashes of pages fetched since the last forget */
+	u64 fetch_filter[2][FETCH_FILTER / 64]; /* la >> 12 hashes of pages the supervisor or the user fetched from */
+	u32 fetched;			/* bits set in the user's */
+	bool local_code;		/* the supervisor has fetched from a page that is not global */
+	bool global_user_code;		/* the user from one that is */
+	u64 epoch[2];			/* vcpu.epoch while the other level runs */
+	u64 context_gen;
+	struct context context[CONTEXTS];
 	struct memslot *slot_hint[2];	/* last slot found below and in the odd 4 GiB */
 	bool slot_hint_as;
 	u64 hint_gen;

@@ -62,6 +62,7 @@ int irq_send_msi_raw(struct machine *m, u32 lo, u32 hi, u32 data)
 	struct irqchip *c = m->irq;
 	struct apic_msg msg;
 
+	atomic_fetch_add(&m->outside, 1);
 	if (c->mode == IRQCHIP_NONE || bad_address(c, hi))
 		return -EINVAL;
 	msg = decode_msi(c, lo, hi, data);
@@ -236,6 +237,8 @@ int irq_set_level(struct machine *m, u32 source, u32 gsi, int level, bool line_s
 	u32 n = routes_of(m->irq, gsi, r);
 	int ret = -1, one;
 
+	if (level && source != IRQ_SOURCE_PIT)
+		atomic_fetch_add(&m->outside, 1);
 	/* Which chip the guest listens to is not known: drive them all, the others are masked. */
 	for (u32 i = 0; i < n; i++) {
 		if (r[i].type == KVM_IRQ_ROUTING_MSI)

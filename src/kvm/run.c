@@ -233,6 +233,7 @@ static long run_loop(struct kvm_vcpu *k)
 	int r;
 
 	vcpu_request(v, REQ_KVM);
+	v->stayed = false;
 	for (;;) {
 		r = serve(k);
 		if (r <= 0)
@@ -248,6 +249,7 @@ static long run_loop(struct kvm_vcpu *k)
 		k->has_run = true;
 		exitstat_end(k);
 		stop = run_guest_or_not(k);
+		v->stayed = true; /* until the ioctl returns */
 		exitstat_begin(k, stop);
 		take_vapic(k);
 		STAT_INC(k, exits);

@@ -108,6 +108,30 @@ static inline int mem_cas128(void *p, u64 old[2], const u64 x[2])
 
 int mem_copy_guarded(void *dst, const void *src, size_t len);
 
+/* Are the n bytes at p, which may not be there, those at own? 1, 0 or -EFAULT. */
+static inline int mem_same_guarded(const void *p, const void *own, size_t n)
+{
+	const u8 *a = p, *b = own;
+
+	for (; n >= 8; n -= 8, a += 8, b += 8) {
+		u64 x;
+
+		if (unlikely(mem_load64(&x, a)))
+			return -EFAULT;
+		if (x != ((const struct mem_word64 *)(const void *)b)->v)
+			return 0;
+	}
+	for (; n; n--, a++, b++) {
+		u8 x;
+
+		if (unlikely(mem_load8(&x, a)))
+			return -EFAULT;
+		if (x != *b)
+			return 0;
+	}
+	return 1;
+}
+
 /* size bytes from host memory that may fault: one access when size is 1, 2, 4 or 8 */
 static inline int mem_load(void *dst, const void *host, unsigned int size)
 {

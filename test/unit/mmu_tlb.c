@@ -87,9 +87,9 @@ static void pages(void)
 	v->cr4 &= ~CR4_PGE;
 	mmu_select_view(v);
 	is(at(PAGE_SIZE), 1, "clearing CR4.PGE ends them, without an explicit flush");
-	epoch = v->epoch;
+	epoch = v->epoch[0];
 	mmu_flush_page(v, 5 * PAGE_SIZE);
-	is(v->epoch, epoch, "INVLPG of a page never fetched from keeps jumps");
+	is(v->epoch[0], epoch, "INVLPG of a page never fetched from keeps jumps");
 	{
 		hva_t host;
 		gpa_t gpa;
@@ -98,7 +98,7 @@ static void pages(void)
 		is((u64)host, (u64)(fake_ram + OLD + 5 * PAGE_SIZE), "fetch finds the host page");
 	}
 	mmu_flush_page(v, 5 * PAGE_SIZE);
-	ok(v->epoch != epoch, "INVLPG of one fetched from forgets jumps");
+	ok(v->epoch[0] != epoch, "INVLPG of one fetched from forgets jumps");
 }
 
 static void large(void)
@@ -164,6 +164,67 @@ static void pcids(void)
 	v->cr3 = PML4 | 1;
 	mmu_cr3_loaded(v, true);
 	is(at(2 * PAGE_SIZE), 1, "INVPCID type 3 ends every PCID");
+}
+
+static u64 fetch_key(unsigned int n, unsigned int cpl)
+{
+	hva_t host;
+	gpa_t gpa;
+
+	v->cpl = (u8)cpl;
+	v->mode_key = v->epoch[cpl == 3] << 16 | (cpl == 3 ? MODE_USER : 0);
+	mmu_fetch(v, n * PAGE_SIZE, &host, &gpa);
+	return v->mode_key;
+}
+
+static void load_cr3(unsigned int pcid, bool keep)
+{
+	v->cr3 = PML4 | pcid;
+	mmu_cr3_loaded(v, keep);
+}
+
+/* What the jump cache remembers across switches of the address space. */
+static void jumps(void)
+{
+	u64 user, super;
+
+	build();
+	v->cr4 |= CR4_PCIDE;
+	v->cr3 = PML4 | 1;
+	mmu_select_view(v);
+	super = fetch_key(1, 0); /* a global page */
+	user = fetch_key(2, 3);
+	load_cr3(2, true);
+	ok(fetch_key(2, 3) != user, "jumps of one PCID do not serve another");
+	is(fetch_key(1, 0), super, "those of the supervisor in global pages do");
+	load_cr3(1, true);
+	is(fetch_key(2, 3), user, "back with bit 63: they are remembered");
+	load_cr3(2, true);
+	mmu_flush_pcid(v, 1);
+	load_cr3(1, true);
+	ok(fetch_key(2, 3) != user, "INVPCID from elsewhere forgets them");
+	user = fetch_key(2, 3);
+	load_cr3(2, true);
+	load_cr3(1, false);
+	ok(fetch_key(2, 3) != user, "so does a load without bit 63");
+	user = fetch_key(2, 3);
+	mmu_flush_page(v, 2 * PAGE_SIZE);
+	ok(fetch_key(2, 3) != user, "so does INVLPG");
+	is(fetch_key(1, 0), super, "none of it touched the supervisor's");
+	fetch_key(3, 0);
+	load_cr3(2, true);
+	ok(fetch_key(1, 0) != super, "one page that is not global ties them to the PCID");
+	mmu_context(v, true);
+	fetch_key(2, 3); /* its first walk begins with a flush */
+	mmu_context(v, false);
+	load_cr3(1, true);
+	user = fetch_key(2, 3);
+	mmu_context(v, true);
+	load_cr3(1, false);
+	fetch_key(2, 3);
+	v->cr3 = PML4 | 1;
+	mmu_context(v, false);
+	is(fetch_key(2, 3), user, "what L2 loads is no business of L1's");
 }
 
 static void rights(void)
@@ -294,6 +355,7 @@ int main(void)
 	pages();
 	large();
 	pcids();
+	jumps();
 	rights();
 	write_tags();
 	slots();
