@@ -531,8 +531,8 @@ static void set_immediates(struct decode *d, const struct work *w)
 	const ZydisDecodedInstructionRaw *raw = &w->zi.raw;
 	struct insn *r = &d->rec;
 
-	r->imm = raw->imm[0].is_signed || raw->imm[0].is_relative ? raw->imm[0].value.s :
-								    (s64)raw->imm[0].value.u;
+	d->imm_signed = raw->imm[0].is_signed || raw->imm[0].is_relative;
+	r->imm = d->imm_signed ? raw->imm[0].value.s : (s64)raw->imm[0].value.u;
 	r->disp = (s32)raw->disp.value;
 	if (r->base == GPR_MOFFS)
 		r->imm = raw->disp.value;

@@ -138,6 +138,7 @@ struct decode {
 	bool size66;	/* 66 belongs before the opcode when the bytes run in 64-bit mode */
 	u16 gpr_full;	/* written as a whole, whatever was there: no need to load them */
 	bool flags_keep; /* some flag may come out as it went in */
+	bool imm_signed; /* the immediate is sign-extended into rec.imm */
 	struct insn rec; /* filled except fn */
 };
 

@@ -55,6 +55,20 @@ int native_bind(struct vcpu *v, const struct decode *d, struct insn *rec);
 void native_bind_op(struct vcpu *v, struct insn *rec, op_fn op);
 void native_reset(struct vcpu *v);
 
+/**
+ * memo_record() - decode and bind 64-bit code whose like was met before (memo.c)
+ * @v: pool owner
+ * @bytes: of the instruction
+ * @avail: how many there are
+ * @rec: @rec->off is set; all but seq is filled in
+ *
+ * Return: false: use insn_decode() and native_bind(), then tell memo_keep().
+ */
+bool memo_record(struct vcpu *v, const u8 *bytes, unsigned int avail, struct insn *rec);
+/* The same in place of insn_decode() alone. */
+bool memo_decode(struct vcpu *v, const u8 *bytes, unsigned int avail, struct decode *d);
+void memo_keep(struct vcpu *v, const struct decode *d, const struct insn *rec);
+
 /* Entry of the record that ends a trace of the current mode: goes on with the next trace if the jump
  * cache knows it and nothing is requested, else eax = OP_NEXT, v->cur = that record, ret. */
 const void *native_trace_end(struct vcpu *v);

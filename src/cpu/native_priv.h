@@ -32,6 +32,26 @@ struct intern {
 	u32 len;
 };
 
+/**
+ * struct memo - instructions decoded and bound before, by their bytes up to ModRM and SIB
+ * @modrm: enum memo_modrm of an opcode, by map
+ *
+ * Displacement and immediate are filled in anew, unless the stub contains the immediate: then the whole
+ * instruction is the key, and what its head finds only says how long it is (@whole).
+ */
+#define MEMO_SIZE 4096u
+struct memo {
+	bool used;
+	u8 modrm[4][256];
+	struct memo_entry {
+		u64 key;
+		u8 n;		/* bytes in @key; 0: free */
+		bool whole;
+		bool rip_imm;	/* rec.imm is the distance from the page's first byte, see stub_ea() */
+		struct decode d; /* rec.fn is set */
+	} entry[MEMO_SIZE];
+};
+
 struct native {
 	struct xmem x;
 	u32 used;
@@ -40,6 +60,7 @@ struct native {
 	const void *entry_op, *entry_nop, *entry_end, *entry_chain, *entry_fail, *entry_warm;
 	struct native_stats stats;
 	struct intern table[INTERN_SIZE];
+	struct memo memo;
 };
 
 #define OFF(field) ((s32)offsetof(struct vcpu, field))
@@ -57,6 +78,7 @@ struct native {
  * @bytes: room for @e
  * @r: what stands for the guest's registers and memory operand
  * @ptr: host register that holds the memory operand's address in the guest's instruction
+ * @imm: host register for the immediate, if it comes from the record
  * @slow_mem, @slow_lock, @slow_type: jumps to the generic memory path, 0 if none
  * @after_mem: where it comes back
  * @slow_fp, @after_fp: likewise for vector state
@@ -69,6 +91,7 @@ struct stub {
 	struct insn *rec;
 	struct rename r;
 	u8 ptr;
+	u8 imm;
 	unsigned int slow_mem, slow_lock, slow_type, after_mem;
 	unsigned int slow_fp, after_fp;
 	unsigned int slow_commit, after_commit;
@@ -90,6 +113,8 @@ void stub_cold(struct stub *s);
 /* rename.c: the stub of a compute instruction; false if it cannot be made */
 bool stub_compute(struct stub *s);
 bool stub_lea(struct stub *s);
+/* Does the stub take the immediate from the record, or contain it? */
+bool stub_reads_imm(const struct decode *d);
 
 /* native_branch.c: short way of a record that has a C handler; false if there is none */
 bool stub_branch(struct stub *s);

@@ -439,6 +439,38 @@ static int bind(struct vcpu *v, const struct decode *d, struct insn *rec)
 	return 0;
 }
 
+/* rec->off and seq are set. 0; -EAGAIN bytes are missing; -ENOSPC the stub pool is full. */
+static int decode_one(struct vcpu *v, const u8 *src, unsigned int left, struct insn *rec)
+{
+	struct decode d;
+	u16 off = rec->off;
+	u8 seq = rec->seq;
+	bool known = v->csz == 8 && !v->nonroot && memo_record(v, src, left, rec);
+	int err;
+
+	rec->seq = seq;
+	if (known)
+		return 0;
+	cpu_fp_spill(v); /* Zydis uses vector registers */
+	err = insn_decode(v, src, left < 15 ? left : 15, v->csz, &d);
+	if (err == -EAGAIN)
+		return err;
+	if (err) {
+		memset(&d, 0, sizeof(d));
+		d.rec.op = op_too_long;
+		d.rec.id = INSN_INVALID;
+		d.rec.len = d.len = 1;
+		d.rec.base = d.rec.index = GPR_NONE;
+	}
+	*rec = d.rec;
+	rec->off = off;
+	rec->seq = seq;
+	err = bind(v, &d, rec);
+	if (!err)
+		memo_keep(v, &d, rec);
+	return err;
+}
+
 /*
  * Decode up to RCACHE_TRACE_MAX records into t. Return OP_NEXT, a fetch fault of the very first
  * instruction, or -ENOSPC when the stub pool is full.
@@ -446,14 +478,15 @@ static int bind(struct vcpu *v, const struct decode *d, struct insn *rec)
 static int decode_run(struct vcpu *v, struct build *b, struct trace *t)
 {
 	unsigned int pos = 0;
-	struct decode d;
 
 	t->n = 0;
 	while (t->n < RCACHE_TRACE_MAX && pos < b->avail && b->off + pos < PAGE_SIZE) {
 		struct insn *rec = &t->rec[t->n];
-		unsigned int left = b->avail - pos;
-		int err = insn_decode(v, b->src + pos, left < 15 ? left : 15, v->csz, &d);
+		int err;
 
+		rec->off = (u16)(b->off + pos);
+		rec->seq = t->n;
+		err = decode_one(v, b->src + pos, b->avail - pos, rec);
 		if (err == -EAGAIN && t->n)
 			break;
 		if (err == -EAGAIN && b->avail >= b->limit)
@@ -465,17 +498,6 @@ static int decode_run(struct vcpu *v, struct build *b, struct trace *t)
 				return res;
 			continue;
 		}
-		if (err) {
-			memset(&d, 0, sizeof(d));
-			d.rec.op = op_too_long;
-			d.rec.id = INSN_INVALID;
-			d.rec.len = d.len = 1;
-			d.rec.base = d.rec.index = GPR_NONE;
-		}
-		*rec = d.rec;
-		rec->off = (u16)(b->off + pos);
-		rec->seq = t->n;
-		err = bind(v, &d, rec);
 		if (err)
 			return err;
 		pos += rec->len;
@@ -543,7 +565,6 @@ static int trace_build(struct vcpu *v, struct build *b, struct trace **out)
 	struct trace *t;
 	int res;
 
-	cpu_fp_spill(v); /* Zydis uses vector registers */
 	for (int tries = 0; tries < 2; tries++) {
 		t = trace_alloc(v);
 		res = fetch_bytes(v, b);

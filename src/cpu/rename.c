@@ -28,6 +28,34 @@ static u8 take(u16 *free, const u8 *order, unsigned int n)
 	return NO_REG;
 }
 
+/*
+ * Constants come from the record, or each one would be a stub: opcode of the byte form with a register in place of
+ * the immediate. IMM_NONE: the stub contains it.
+ */
+#define IMM_NONE 0xff
+#define IMM_IMUL 0xaf /* in the two-byte map, and the other way round */
+
+static u8 imm_opcode(const struct decode *d)
+{
+	/* An address relative to RIP has taken the record's place for the immediate: see stub_ea(). */
+	if (d->encoding != ENC_LEGACY || d->map || !d->imm_len || d->gpr_high || d->rec.base >= GPR_RIP)
+		return IMM_NONE;
+	switch (d->rec.id) {
+	case INSN_ADD: return 0x00;
+	case INSN_OR: return 0x08;
+	case INSN_ADC: return 0x10;
+	case INSN_SBB: return 0x18;
+	case INSN_AND: return 0x20;
+	case INSN_SUB: return 0x28;
+	case INSN_XOR: return 0x30;
+	case INSN_CMP: return 0x38;
+	case INSN_TEST: return 0x84;
+	case INSN_MOV: return 0x88;
+	case INSN_IMUL: return d->rec.osz >= 4 ? IMM_IMUL : IMM_NONE;
+	default: return IMM_NONE;
+	}
+}
+
 static bool choose_registers(struct stub *s)
 {
 	static const u8 low[] = { GPR_RDX, GPR_RCX, GPR_RAX };
@@ -49,6 +77,7 @@ static bool choose_registers(struct stub *s)
 		if (s->r.host[g] == NO_REG)
 			return false;
 	}
+	s->imm = imm_opcode(d) != IMM_NONE ? take(&free, order, n) : NO_REG;
 	s->ptr = R_MEM;
 	if (high && d->mem_acc) {
 		s->ptr = take(&free, low, ARRAY_SIZE(low));
@@ -245,12 +274,11 @@ bool native_waits_x87(const struct decode *d)
 	return d->x87 && d->rec.id != INSN_FNSTCW && d->rec.id != INSN_FNSTSW;
 }
 
-/* MOV register, immediate: the constant comes from the record, or each one would be a stub. */
-static bool is_mov_imm(const struct stub *s)
-{
-	const struct decode *d = s->d;
+/* ---- constants: from the record, or each one would be a stub ---------------------------------------- */
 
-	return s->rec->id == INSN_MOV && !(s->rec->flags & INSN_MEM) && d->imm_len && s->rec->osz >= 4;
+static bool is_mov_imm(const struct decode *d)
+{
+	return d->rec.id == INSN_MOV && !(d->rec.flags & INSN_MEM) && d->imm_len && d->rec.osz >= 4;
 }
 
 static void make_mov_imm(struct stub *s)
@@ -260,12 +288,40 @@ static void make_mov_imm(struct stub *s)
 	stub_next(s);
 }
 
+bool stub_reads_imm(const struct decode *d)
+{
+	return is_mov_imm(d) || imm_opcode(d) != IMM_NONE;
+}
+
+static void put_by_register(struct stub *s)
+{
+	const struct decode *d = s->d;
+	struct emit *e = &s->e;
+	unsigned int osz = d->rec.osz, opcode = imm_opcode(d), reg = s->imm;
+	bool mem = d->rec.flags & INSN_MEM;
+	bool in_rax = d->off_modrm == 0xff && !(d->gpr_fields & FIELD_OPCODE);
+	unsigned int rm = s->r.host[in_rax ? GPR_RAX : insn_rm(&d->rec)];
+
+	emit_rm(e, osz == 8, 0x8b, reg, R_REC, OFF_REC(imm));
+	if (d->lock)
+		emit1(e, 0xf0);
+	if (osz == 2)
+		emit1(e, 0x66);
+	opcode = opcode == IMM_IMUL ? 0x0f00 | IMM_IMUL : opcode | (osz > 1);
+	if (mem)
+		emit_ref(e, osz == 8, opcode, reg, &s->r.mem);
+	else
+		emit_rr(e, osz == 8, opcode, reg, rm);
+	if (opcode == (0x0f00 | IMM_IMUL))
+		emit_rr(e, osz == 8, 0x8b, s->r.host[insn_reg(&d->rec)], reg);
+}
+
 bool stub_compute(struct stub *s)
 {
 	const struct decode *d = s->d;
 	bool mem = s->rec->flags & INSN_MEM;
 
-	if (is_mov_imm(s)) {
+	if (is_mov_imm(d)) {
 		make_mov_imm(s);
 		return true;
 	}
@@ -283,7 +339,10 @@ bool stub_compute(struct stub *s)
 	if (mem && s->ptr != R_MEM)
 		emit_rr(&s->e, true, 0x89, R_MEM, s->ptr);
 	load_registers(s);
-	rename_emit(&s->e, d, &s->r);
+	if (s->imm != NO_REG)
+		put_by_register(s);
+	else
+		rename_emit(&s->e, d, &s->r);
 	store_registers(s);
 	if (d->flags_write)
 		save_flags(s);

@@ -137,11 +137,17 @@ static bool decode_trace(struct work *w)
 {
 	unsigned int pos = 0;
 
-	cpu_fp_spill(w->v); /* Zydis uses vector registers */
 	for (w->k = 0; w->k < w->n; w->k++) {
 		const struct insn *r = work_rec(w);
+		const u8 *src = trace_src(w->t) + pos;
+		struct decode *d = &w->d[w->k];
 
-		if (insn_decode(w->v, trace_src(w->t) + pos, r->len, 8, &w->d[w->k]) || w->d[w->k].len != r->len)
+		if (!memo_decode(w->v, src, r->len, d)) {
+			cpu_fp_spill(w->v); /* Zydis uses vector registers */
+			if (insn_decode(w->v, src, r->len, 8, d))
+				return false;
+		}
+		if (d->len != r->len)
 			return false;
 		pos += r->len;
 	}
