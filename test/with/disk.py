@@ -24,7 +24,7 @@ def login(v):
     v.say("casement")
     v.expect(r"[#$] $", 120)
     v.say("export TERM=dumb PS1=; bind 'set enable-bracketed-paste off'; stty -echo; echo re''ady")
-    v.expect(r"^ready$", 60)
+    v.expect(r"ready$", 60)
 
 
 def ask(v, command, limit=300):
