@@ -3,6 +3,18 @@
 #pragma once
 
 /**
+ * struct nested_model - which of several answers VT-x and SMM give
+ * @bus_lock_bit: L0 detects bus locks, and L1 sees the bit in exit reasons
+ * @smm_intel: SMM and VMX operation by the manual, not as KVM does it
+ * @restricted: as under kvm-intel without unrestricted guests: L1 in invalid state is emulated
+ * @not_emulated: and not even that: the processor refuses to enter it
+ * @rsm_bug: RSM to an invalid L2 ends the VM, as it does in Linux
+ */
+struct nested_model {
+	bool bus_lock_bit, smm_intel, restricted, not_emulated, rsm_bug;
+};
+
+/**
  * struct cpu_bus - what the processor asks of its surroundings; filled by src/kvm and src/irq
  *
  * Called on the vCPU thread inside cpu_run(); compiled -mgeneral-regs-only, must not block for long.

@@ -130,8 +130,7 @@ struct dtable {
  * @CPU_STOP_MWAIT: MWAIT retired and the monitored line has not changed
  * @CPU_STOP_PIO: port access described by vcpu.pio
  * @CPU_STOP_MMIO: memory access outside every slot (or write to ROM) described by vcpu.mmio
- * @CPU_STOP_RDMSR: RDMSR of vcpu.msr.index wants an answer from user space
- * @CPU_STOP_WRMSR: WRMSR likewise
+ * @CPU_STOP_RDMSR, @CPU_STOP_WRMSR: an access to vcpu.msr.index wants an answer from user space
  * @CPU_STOP_SHUTDOWN: triple fault
  * @CPU_STOP_DEBUG: guest debugging requested by user space (vcpu.debug_exit)
  * @CPU_STOP_HYPERCALL: VMCALL/VMMCALL that user space asked to see
@@ -143,13 +142,14 @@ struct dtable {
  * @CPU_STOP_INIT: INIT received
  * @CPU_STOP_SET_TPR: MOV to CR8 that user space asked to see
  * @CPU_STOP_LOCK: cpu_bus.lock stopped a locked instruction before its access
+ * @CPU_STOP_DEAD: the VM ends, as Linux ends one that meets a bug; REFUSED: no VM entry would let this L1 in
  */
 enum cpu_stop {
 	CPU_RUN, CPU_STOP_KICK, CPU_STOP_HLT, CPU_STOP_MWAIT, CPU_STOP_PIO, CPU_STOP_MMIO,
 	CPU_STOP_RDMSR, CPU_STOP_WRMSR, CPU_STOP_SHUTDOWN, CPU_STOP_DEBUG, CPU_STOP_HYPERCALL,
 	CPU_STOP_INTERNAL, CPU_STOP_EFAULT, CPU_STOP_NOTIFY, CPU_STOP_BUS_LOCK,
 	CPU_STOP_IRQ_WINDOW, CPU_STOP_INIT, CPU_STOP_SET_TPR, CPU_STOP_LOCK,
-	CPU_STOPS
+	CPU_STOP_DEAD, CPU_STOP_REFUSED, CPU_STOPS
 };
 
 /**
@@ -545,7 +545,7 @@ struct machine {
 	_Atomic u32 ack_seq;	/* futex: bumped when a vCPU leaves guest mode */
 	u64 quirks_disabled;	/* enum quirk: KVM_CAP_DISABLE_QUIRKS2 mask */
 	bool emulation_exits;	/* KVM_CAP_EXIT_ON_EMULATION_FAILURE */
-	bool nested_bus_lock_bit; /* L0 detects bus locks, and L1 sees the bit in exit reasons */
+	struct nested_model nested;
 	bool platform_info_denied; /* KVM_CAP_MSR_PLATFORM_INFO off: guest RDMSR is #GP */
 	struct tsc_sync tsc_sync;
 	struct irqchip *irq;	/* src/irq's */

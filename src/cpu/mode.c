@@ -163,6 +163,8 @@ static bool cr4_change_valid(const struct vcpu *v, u64 val)
 
 	if (!cpu_cr4_valid(v, val) || (v->vmx->on && !vmx_cr4_valid(v, val)))
 		return false;
+	if (v->smm && (val & CR4_VMXE)) /* [SDM3C "Protection of CR4.VMXE in SMM"], KVM likewise */
+		return false;
 	if (cpu_long_mode(v) && ((changed & CR4_LA57) || !(val & CR4_PAE)))
 		return false;
 	if ((changed & val & CR4_PCIDE) && (!cpu_long_mode(v) || (v->cr3 & 0xfff)))

@@ -159,7 +159,7 @@ static enum choice choose_external(struct vcpu *v)
  */
 static enum choice choose_event(struct vcpu *v)
 {
-	if (unlikely(v->nonroot) && v->vmx->recheck && vmx_recheck(v))
+	if (unlikely(v->vmx->recheck) && vmx_recheck(v))
 		return CHOICE_EXIT;
 	if (v->inj.valid)
 		return CHOICE_EVENT;

@@ -161,7 +161,7 @@ static void capture(const struct vcpu *v, struct smm_state *s)
 	s->dr7 = v->dr7;
 	s->cr0 = v->cr0;
 	s->cr3 = v->cr3;
-	s->cr4 = v->cr4;
+	s->cr4 = v->vm->nested.smm_intel ? v->cr4 & ~CR4_VMXE : v->cr4;
 	s->efer = v->efer;
 	s->smbase = v->smbase;
 	s->revision = cpu_has(v, FEAT_LM) ? REVISION_64 : REVISION_32;
@@ -201,6 +201,18 @@ static void load_environment(struct vcpu *v)
 	v->monitor_armed = false;
 }
 
+/* SMI in L2 tells the handler of EPT [SDM3C "Default Treatment of SMI Delivery"]. */
+static void note_ept(struct vcpu *v, struct smram *m)
+{
+	u32 on = v->nonroot && vmx_proc2(v, PROC2_EPT);
+	u64 eptp = on ? v->vmx->c.eptp : 0;
+
+	if (!v->vm->nested.smm_intel || !cpu_has(v, FEAT_LM))
+		return;
+	move(m, 0x7ee0, &on, 4);
+	move(m, 0x7ed8, &eptp, 8);
+}
+
 void smm_enter(struct vcpu *v)
 {
 	struct smram m = { .save = true };
@@ -210,6 +222,7 @@ void smm_enter(struct vcpu *v)
 	v->msr_val[MSR_SLOT_SMI_COUNT]++;
 	capture(v, &s);
 	move_all(v, &m, &s);
+	note_ept(v, &m);
 	vmx_smi(v);
 	v->smm = true;
 	store(v, &m);
@@ -266,6 +279,16 @@ static void restore(struct vcpu *v, const struct smm_state *s)
 	v->idtr = s->idtr;
 }
 
+/* A state that can be loaded, by the manual after what VMX operation makes of it. */
+static bool loadable(const struct vcpu *v, struct smm_state *s)
+{
+	const struct vmx_rsm_state regs = { &s->cr0, &s->cr4, &s->rflags, &s->seg[SEG_CS], &s->seg[SEG_SS] };
+
+	if (!state_valid(v, s))
+		return false;
+	return !v->vm->nested.smm_intel || (vmx_rsm_default(v, &regs) && state_valid(v, s));
+}
+
 static int shutdown(struct vcpu *v)
 {
 	v->exc.valid = false;
@@ -291,7 +314,7 @@ int smm_leave(struct vcpu *v)
 	move_all(v, &m, &s);
 	if (!v->smm_inside_nmi_mask)
 		v->nmi_masked = false;
-	if (!state_valid(v, &s)) {
+	if (!loadable(v, &s)) {
 		smm_set(v, false);
 		return shutdown(v);
 	}

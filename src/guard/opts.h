@@ -23,6 +23,7 @@ enum opt_clock { CLOCK_REAL, CLOCK_VIRTUAL };
 enum opt_fidelity { FIDELITY_PARITY, FIDELITY_STRICT };
 enum opt_on_off { OPT_ON_OFF_ON, OPT_ON_OFF_OFF };	/* rows "on|off" */
 enum opt_off_on { OPT_OFF_ON_OFF, OPT_OFF_ON_ON };	/* rows "off|on" */
+enum opt_smm { SMM_KVM, SMM_INTEL };
 enum opt_nested_notify { NESTED_NOTIFY_OFF, NESTED_NOTIFY_ON };
 enum opt_nested_notify_invalid {
 	NESTED_NOTIFY_INVALID_USERSPACE, NESTED_NOTIFY_INVALID_EXIT2, NESTED_NOTIFY_INVALID_REFLECT75,

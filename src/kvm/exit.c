@@ -147,6 +147,23 @@ static int exit_internal(struct kvm_vcpu *k)
 	return 0;
 }
 
+static int exit_refused(struct kvm_vcpu *k)
+{
+	guard_depart(k->v, DEP_ENTRY_REFUSED, 0);
+	k->run->fail_entry.hardware_entry_failure_reason = ENTRY_FAILED_INVALID_STATE;
+	k->run->fail_entry.cpu = (u32)sched_getcpu();
+	return 0;
+}
+
+/* As the kernel after KVM_BUG_ON(): every ioctl of the VM and its vCPUs fails from now on. */
+static int exit_dead(struct kvm_vcpu *k)
+{
+	guard_depart(k->v, DEP_VM_DEAD, 0);
+	k->vm->dead = true;
+	vm_request_all(k->vm, REQ_KVM);
+	return -EIO;
+}
+
 static int exit_window(struct kvm_vcpu *k)
 {
 	STAT_INC(k, request_irq_exits);
@@ -198,6 +215,8 @@ int exit_translate(struct kvm_vcpu *k, enum cpu_stop stop)
 		k->run->exit_reason = KVM_EXIT_INTR;
 		return -EINTR;
 	}
+	if (stop == CPU_STOP_DEAD)
+		return exit_dead(k);
 	if (stop >= ARRAY_SIZE(rows) || !rows[stop].fill)
 		return 1;
 	locked = exit_note_bus_lock(k);

@@ -16,6 +16,7 @@ static const char *const names[CPU_STOPS] = {
 	[CPU_STOP_INTERNAL] = "internal", [CPU_STOP_EFAULT] = "efault", [CPU_STOP_NOTIFY] = "notify",
 	[CPU_STOP_BUS_LOCK] = "bus-lock", [CPU_STOP_IRQ_WINDOW] = "irq-window", [CPU_STOP_INIT] = "init",
 	[CPU_STOP_SET_TPR] = "set-tpr", [CPU_STOP_LOCK] = "split-lock",
+	[CPU_STOP_DEAD] = "dead", [CPU_STOP_REFUSED] = "refused",
 };
 
 void exitstat_begin(struct kvm_vcpu *k, enum cpu_stop stop)

@@ -67,7 +67,7 @@ static long vm_ioctl(void *obj, u32 request, u64 arg)
 {
 	long r;
 
-	if (((struct kvm_vm *)obj)->process != kvm_process())
+	if (((struct kvm_vm *)obj)->process != kvm_process() || ((struct kvm_vm *)obj)->dead)
 		return -EIO;
 	r = planned(obj, request);
 	if (r)
@@ -95,7 +95,7 @@ static long vcpu_ioctl(void *obj, u32 request, u64 arg)
 	struct kvm_vcpu *k = obj;
 	long r;
 
-	if (k->vm->process != kvm_process())
+	if (k->vm->process != kvm_process() || k->vm->dead)
 		return -EIO;
 	if (_IOC_TYPE(request) != KVMIO)
 		return -EINVAL;

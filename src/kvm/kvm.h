@@ -124,6 +124,8 @@ struct departures {
 	_Atomic u64 seen;
 };
 
+#define ENTRY_FAILED_INVALID_STATE 0x80000021u /* kvm_run.fail_entry's reason */
+
 /* ---- VM ---------------------------------------------------------------------------------------- */
 
 struct msr_filter {
@@ -142,6 +144,7 @@ struct kvm_vm {
 	struct machine m;
 	struct guard guard;
 	_Atomic u32 refs;
+	_Atomic bool dead;	/* as the kernel's vm_dead */
 	u32 process;		/* generation of the process that made it: see kvm_process() */
 	pthread_mutex_t lock, slots_lock;
 	u32 created_vcpus, max_vcpu_ids;

@@ -159,7 +159,7 @@ long lock_enable_cap(struct kvm_vm *vm, u64 mode)
 	/* As in the kernel, nothing turns it off again, and nothing happens on a processor without detection. */
 	if ((mode & KVM_BUS_LOCK_DETECTION_EXIT) && lock_check_cap(vm)) {
 		vm->guard.lock.exit = true;
-		vm->m.nested_bus_lock_bit = !guard_strict(&vm->guard);
+		vm->m.nested.bus_lock_bit = !guard_strict(&vm->guard);
 	}
 	return 0;
 }

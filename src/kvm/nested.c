@@ -158,10 +158,10 @@ static int enter_saved(struct kvm_vcpu *k, u64 arg, const struct kvm_nested_stat
 
 	if (r)
 		return r;
-	if (!vmx_check_all(v))
+	if (!vmx_check_image(v))
 		return -EINVAL;
 	vmx_resume_saved(v, s->flags & KVM_STATE_NESTED_RUN_PENDING, s->flags & KVM_STATE_NESTED_MTF_PENDING);
-	v->vmx->recheck = true;
+	v->vmx->recheck = RECHECK_USER;
 	if (s->hdr.vmx.flags & KVM_STATE_VMX_PREEMPTION_TIMER_DEADLINE) {
 		v->vmx->timer = s->hdr.vmx.preemption_timer_deadline << VMX_TIMER_SHIFT;
 		v->vmx->timer_moved = true;
@@ -325,9 +325,21 @@ static void timer_fired(struct irq_timer *t, u64 now)
 	vcpu_request(k->v, REQ_EVENT);
 }
 
+void nested_init_vm(struct kvm_vm *vm)
+{
+	const struct guard_opts *o = &vm->guard.opt;
+
+	vm->m.nested.smm_intel = o->smm == SMM_INTEL;
+	vm->m.nested.restricted = o->unrestricted_guest == OPT_ON_OFF_OFF;
+	vm->m.nested.not_emulated = o->emulate_invalid == OPT_ON_OFF_OFF;
+	vm->m.nested.rsm_bug = !guard_strict(&vm->guard);
+}
+
 void nested_init(struct kvm_vcpu *k)
 {
 	irq_timer_init(&k->vmx_timer, timer_fired);
+	if (k->vm->m.nested.restricted)
+		vmx_restrict(k->v);
 	if (k->vm->guard.opt.nested_notify == NESTED_NOTIFY_ON)
 		vmx_offer_notify(k->v);
 }

@@ -4,7 +4,9 @@
 
 /* KVM_CHECK_EXTENSION(KVM_CAP_NESTED_STATE): the largest image in bytes. */
 long nested_state_size(void);
-/* The VMX-preemption timer of a vCPU. */
+/* What the VM's options say. */
+void nested_init_vm(struct kvm_vm *vm);
+/* A vCPU's capabilities and preemption timer. */
 void nested_init(struct kvm_vcpu *k);
 void nested_destroy(struct kvm_vcpu *k);
 /* Serve a requested triple fault: true when L2 took it, or when it came too late for L2. */

@@ -65,7 +65,7 @@ static void segment_out(const struct segment *s, struct kvm_segment *o)
 	};
 }
 
-static void segment_in(struct segment *s, const struct kvm_segment *i, bool ldtr)
+static void segment_in(struct segment *s, const struct kvm_segment *i, bool accessed)
 {
 	s->sel = i->selector;
 	s->base = i->base;
@@ -74,8 +74,7 @@ static void segment_in(struct segment *s, const struct kvm_segment *i, bool ldtr
 		(i->avl & 1u) << 12 | (i->l & 1u) << 13 | (i->db & 1u) << 14 | (i->g & 1u) << 15;
 	if (i->unusable || !i->present)
 		s->ar |= AR_UNUSABLE;
-	/* Old VMMs leave the accessed bit clear; KVM sets it for all but LDTR. */
-	if (!ldtr)
+	if (accessed)
 		s->ar |= 1;
 }
 
@@ -182,6 +181,8 @@ static int sregs_set_common(struct kvm_vcpu *k, const struct kvm_sregs *s, bool 
 {
 	struct vcpu *v = k->v;
 	bool osxsave = (v->cr4 ^ s->cr4) & (CR4_OSXSAVE | CR4_PKE);
+	/* Old VMMs leave the accessed bit clear; KVM sets it for all but LDTR, in unrestricted guests. */
+	bool accessed = v->nonroot ? vmx_proc2(v, PROC2_UNRESTRICTED) : !v->vm->nested.restricted;
 
 	if (!sregs_valid(v, s) || lapic_set_base(v, s->apic_base, true))
 		return -EINVAL;
@@ -195,7 +196,7 @@ static int sregs_set_common(struct kvm_vcpu *k, const struct kvm_sregs *s, bool 
 	v->cr4 = s->cr4;
 	for (size_t i = 0; i < ARRAY_SIZE(seg_order); i++)
 		segment_in(&v->seg[seg_order[i]], seg_field((struct kvm_sregs *)s, seg_order[i]),
-			   seg_order[i] == SEG_LDTR);
+			   accessed && seg_order[i] != SEG_LDTR);
 	v->fs_base_copy = v->seg[SEG_FS].base;
 	v->gs_base_copy = v->seg[SEG_GS].base;
 	v->cpl = !(v->cr0 & CR0_PE) ? 0 : cpu_v86(v) ? 3 : AR_DPL(v->seg[SEG_SS].ar);
@@ -204,7 +205,7 @@ static int sregs_set_common(struct kvm_vcpu *k, const struct kvm_sregs *s, bool 
 	if (osxsave)
 		kvm_cpuid_runtime(k, v->cpuid, v->ncpuid);
 	wake_on_reset(k, s);
-	v->vmx->recheck = v->nonroot;
+	v->vmx->recheck = v->nonroot || v->vm->nested.restricted ? RECHECK_USER : RECHECK_NONE;
 	return 0;
 }
 

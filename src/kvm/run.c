@@ -12,7 +12,6 @@
 #include "kvm/sig.h"
 
 #define WAKE (REQ_EVENT | REQ_EXIT | REQ_KVM | REQ_TRIPLE)
-#define ENTRY_FAILED_INVALID_STATE 0x80000021u
 #define MWAIT_NAP_NS 50000 /* the monitored line is not watched: look again soon */
 
 /* ---- waiting ------------------------------------------------------------------------------------------- */
@@ -129,6 +128,8 @@ static int serve(struct kvm_vcpu *k)
 
 	if (req & REQ_KVM) {
 		clear_requests(v, REQ_KVM);
+		if (k->vm->dead)
+			return -EIO;
 		ev = events_sync(k);
 		if (ev & (IRQ_EV_TPR | IRQ_EV_TPR_WRITE))
 			return tpr_exit(k, ev & IRQ_EV_TPR_WRITE);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "kvm/nested.h"
 #include "kvm/sys.h"
 
 #define MIN_MMU_PAGES 64 /* the kernel's KVM_MIN_ALLOC_MMU_PAGES */
@@ -101,6 +102,7 @@ static int vm_init(struct kvm_vm *vm)
 	if (r)
 		return r;
 	vm->m.guard = &vm->guard;
+	nested_init_vm(vm);
 	clock_init(&vm->clock, &vm->m);
 	r = stats_alloc(sizeof(*vm->stat), (void **)&vm->stat);
 	if (!r)

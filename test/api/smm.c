@@ -115,16 +115,16 @@ static void t_enter(void)
 	is(get_msr(s.g.vcpu, 0x34), 1, "MSR_SMI_COUNT");
 	call(s.g.vcpu, KVM_GET_SREGS, &sr);
 	call(s.g.vcpu, KVM_GET_REGS, &r);
-	is(sr.cs.base, SMBASE, "CS base is SMBASE");
-	is(sr.cs.selector, SMBASE >> 4, "CS selector");
-	is(sr.ds.limit, 0xffffffff, "DS limit");
-	is(sr.ds.base, 0, "DS base");
-	is(sr.idt.limit, 0, "IDT limit");
-	is(sr.cr4, 0, "CR4");
-	is(sr.cr0 & 0x8000000d, 0, "CR0: PE EM TS PG clear");
-	is(sr.efer, 0, "EFER");
-	is(r.rflags, 2, "RFLAGS");
-	is(r.rip & ~0xfull, 0x8000, "RIP");
+	is(sr.cs.base, SMBASE, "D17 CS base is SMBASE");
+	is(sr.cs.selector, SMBASE >> 4, "D17 CS selector");
+	is(sr.ds.limit, 0xffffffff, "D17 DS limit");
+	is(sr.ds.base, 0, "D17 DS base");
+	is(sr.idt.limit, 0, "D17 IDT limit");
+	is(sr.cr4, 0, "D17 CR4");
+	is(sr.cr0 & 0x8000000d, 0, "D17 CR0: PE EM TS PG clear");
+	is(sr.efer, 0, "D17 EFER");
+	is(r.rflags, 2, "D17 RFLAGS");
+	is(r.rip & ~0xfull, 0x8000, "D17 RIP");
 	is(get(&s, 0x7efc, 4), 0x20064, "revision of the 64-bit map");
 	is(get(&s, 0x7f78, 8), CODE + 4, "saved RIP");
 	is(get(&s, 0x7ff8, 8) & 0xff, 1, "saved AL");
@@ -166,6 +166,86 @@ static void t_map32(void)
 	is(run(&s.g), 0, "HLT");
 	is(s.g.run->exit_reason, KVM_EXIT_HLT, "HLT");
 	end(&s);
+}
+
+/* ---- every field of the two maps: RSM loads it, the next SMI stores it again ---------------------------- */
+
+struct saved {
+	unsigned int off, size;
+	uint64_t val;
+};
+
+/* A guest stopped in its handler, with another SMI waiting behind RSM. */
+static void round_trip(bool long_mode, const struct saved *f, size_t n)
+{
+	unsigned int wrong = 0;
+	struct smm s;
+
+	new_guest(&s.g, NO_CHIP, main_code, sizeof(main_code));
+	set_cpuid(&s.g, long_mode);
+	s.ram = new_memory(0x10000);
+	need(set_slot(s.g.vm, 1 << 16, 0, SMBASE, 0x10000, s.ram), "slot");
+	memcpy(s.ram + 0x8000, smi_code, sizeof(smi_code));
+	at_port(&s.g, MAIN_PORT, 1, "before");
+	call(s.g.vcpu, KVM_SMI, 0);
+	at_port(&s.g, SMI_PORT, 0xfe, "handler");
+	call(s.g.vcpu, KVM_SMI, 0);
+	for (size_t i = 0; i < n; i++)
+		put(&s, f[i].off, f[i].val, f[i].size);
+	at_port(&s.g, SMI_PORT, 0xfe, "handler, right after RSM");
+	for (size_t i = 0; i < n; i++) {
+		if (get(&s, f[i].off, f[i].size) == f[i].val)
+			continue;
+		wrong++;
+		diag("offset %x: put %llx, got %llx", f[i].off, (unsigned long long)f[i].val,
+		     (unsigned long long)get(&s, f[i].off, f[i].size));
+	}
+	is(wrong, 0, "D18 all %zu fields of the %d-bit map came back", n, long_mode ? 64 : 32);
+	end(&s);
+}
+
+#define RFLAGS_SAVED 0x244ed7u	/* ID AC NT OF DF IF SF ZF AF PF CF */
+#define SEG64(off, n) { off, 2, 0x1230 + (n) }, { (off) + 2, 2, 0x8093 | (n) << 12 }, \
+	{ (off) + 4, 4, 0x12345fff + ((n) << 12) }, { (off) + 8, 8, 0x10000 + (n) * 0x10 }
+#define SEG32(sel, off, n) { sel, 4, 0x1230 + (n) }, { off, 4, 0x809300 | (n) << 20 }, \
+	{ (off) + 4, 4, 0x12345fff + ((n) << 12) }, { (off) + 8, 4, 0x10000 + (n) * 0x10 }
+
+static void t_round_trip(void)
+{
+	static const struct saved map64[] = {
+		{ 0x7ff8, 8, 0x1111222233334444 }, { 0x7ff0, 8, 0x1111222233334445 }, { 0x7fe8, 8, 0x1111222233334446 },
+		{ 0x7fe0, 8, 0x1111222233334447 }, { 0x7fd8, 8, 0x1111222233334448 }, { 0x7fd0, 8, 0x1111222233334449 },
+		{ 0x7fc8, 8, 0x111122223333444a }, { 0x7fc0, 8, 0x111122223333444b }, { 0x7fb8, 8, 0x111122223333444c },
+		{ 0x7fb0, 8, 0x111122223333444d }, { 0x7fa8, 8, 0x111122223333444e }, { 0x7fa0, 8, 0x111122223333444f },
+		{ 0x7f98, 8, 0x1111222233334450 }, { 0x7f90, 8, 0x1111222233334451 }, { 0x7f88, 8, 0x1111222233334452 },
+		{ 0x7f80, 8, 0x1111222233334453 }, { 0x7f78, 8, 0x4321 }, { 0x7f70, 8, RFLAGS_SAVED },
+		{ 0x7f68, 8, 0xffff0ff5 }, { 0x7f60, 8, 0xdd10400 }, { 0x7f58, 8, 0x40050032 },
+		{ 0x7f50, 8, 0x12345000 },
+		{ 0x7f48, 8, 0x1c }, { 0x7f00, 4, SMBASE }, { 0x7ed0, 8, 0x801 },
+		SEG64(0x7e00, 0), SEG64(0x7e10, 1), SEG64(0x7e20, 0), SEG64(0x7e30, 1), SEG64(0x7e40, 0),
+		SEG64(0x7e50, 1),
+		{ 0x7e64, 2, 0x1357 }, { 0x7e68, 8, 0xffff800012345678 }, { 0x7e84, 2, 0x2468 },
+		{ 0x7e88, 8, 0xffff800087654321 },
+		{ 0x7e70, 2, 0x38 }, { 0x7e72, 2, 0x82 }, { 0x7e74, 4, 0xfff }, { 0x7e78, 8, 0xffff800011111111 },
+		{ 0x7e90, 2, 0x40 }, { 0x7e92, 2, 0x8b }, { 0x7e94, 4, 0x67 }, { 0x7e98, 8, 0xffff800022222222 },
+	};
+	static const struct saved map32[] = {
+		{ 0x7fd0, 4, 0x11112222 }, { 0x7fd4, 4, 0x11112223 }, { 0x7fd8, 4, 0x11112224 },
+		{ 0x7fdc, 4, 0x11112225 },
+		{ 0x7fe0, 4, 0x11112226 }, { 0x7fe4, 4, 0x11112227 }, { 0x7fe8, 4, 0x11112228 },
+		{ 0x7fec, 4, 0x11112229 },
+		{ 0x7ff0, 4, 0x4321 }, { 0x7ff4, 4, RFLAGS_SAVED }, { 0x7ff8, 4, 0x12345000 },
+		{ 0x7ffc, 4, 0x40050032 },
+		{ 0x7fc8, 4, 0xdd10400 }, { 0x7fcc, 4, 0xffff0ff5 }, { 0x7f14, 4, 0x1c }, { 0x7ef8, 4, SMBASE },
+		SEG32(0x7fa8, 0x7f84, 0), SEG32(0x7fac, 0x7f90, 0), SEG32(0x7fb0, 0x7f9c, 0), SEG32(0x7fb4, 0x7f2c, 0),
+		SEG32(0x7fb8, 0x7f38, 0), SEG32(0x7fbc, 0x7f44, 0),
+		{ 0x7f70, 2, 0x1357 }, { 0x7f74, 4, 0x12345678 }, { 0x7f54, 2, 0x2468 }, { 0x7f58, 4, 0x87654321 },
+		{ 0x7fc0, 2, 0x38 }, { 0x7f78, 4, 0x8200 }, { 0x7f7c, 4, 0xfff }, { 0x7f80, 4, 0x11111111 },
+		{ 0x7fc4, 2, 0x40 }, { 0x7f5c, 4, 0x8b00 }, { 0x7f60, 4, 0x67 }, { 0x7f64, 4, 0x22222222 },
+	};
+
+	round_trip(true, map64, sizeof(map64) / sizeof(map64[0]));
+	round_trip(false, map32, sizeof(map32) / sizeof(map32[0]));
 }
 
 static void t_relocate(void)
@@ -288,8 +368,8 @@ static void t_undefined(void)
 	NEW_GUEST(&g, NO_CHIP, 0x0f, 0xaa, 0xf4); /* rsm; hlt */
 	memcpy(g.mem + 0x600, "\xe6\x06\xcf", 3);
 	memcpy(g.mem + 6 * 4, "\x00\x06\x00\x00", 4);
-	is(run(&g), 0, "RSM outside SMM");
-	is(g.run->io.port, 6, "is #UD");
+	is(run(&g), 0, "D19 RSM outside SMM");
+	is(g.run->io.port, 6, "D19 is #UD");
 	free_guest(&g);
 }
 
@@ -358,14 +438,15 @@ static void t_shutdown_paging(void)
 
 int main(void)
 {
-	tap_child("entering", t_enter);
+	tap_child("D17 entering", t_enter);
 	tap_child("32-bit map", t_map32);
+	tap_child("D18 every field, in both maps", t_round_trip);
 	tap_child("relocation", t_relocate);
 	tap_child("a second SMI", t_latched);
 	tap_child("NMI", t_nmi);
 	tap_child("INIT", t_init_latched);
 	tap_child("events", t_events);
-	tap_child("RSM outside SMM", t_undefined);
+	tap_child("D19 RSM outside SMM", t_undefined);
 	tap_child("RSM without SMRAM", t_no_smram);
 	tap_child("RSM with an invalid register", t_shutdown);
 	tap_child("RSM with invalid paging", t_shutdown_paging);

@@ -28,27 +28,6 @@ BOARD_ASM(ac_turn_off, 64,
 	  "push %rax; push %rcx; push %rdx; mov $0x33, %ecx; xor %eax, %eax; xor %edx, %edx; wrmsr;"
 	  "mov $17, %al; out %al, $0x80; pop %rdx; pop %rcx; pop %rax; add $8, %rsp; iretq");
 
-/* 0 or -1 */
-__attribute__((unused)) static int set_msr(int cpu, u32 index, u64 val)
-{
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry e;
-	} m = { .head.nmsrs = 1, .e = { .index = index, .data = val } };
-
-	return board_cpu_ioctl(&b, cpu, KVM_SET_MSRS, &m) == 1 ? 0 : -1;
-}
-
-__attribute__((unused)) static u64 get_msr(int cpu, u32 index)
-{
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry e;
-	} m = { .head.nmsrs = 1, .e = { .index = index } };
-
-	return board_cpu_ioctl(&b, cpu, KVM_GET_MSRS, &m) == 1 ? m.e.data : ~0ull;
-}
-
 /* ---- SIGBUS of a killed vCPU ------------------------------------------------------------------------ */
 
 static volatile int bus_signals, bus_code;

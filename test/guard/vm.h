@@ -66,6 +66,27 @@ __attribute__((unused)) static struct kvm_vcpu_events events(int cpu)
 	return e;
 }
 
+/* 0 or -1 */
+__attribute__((unused)) static int set_msr(int cpu, u32 index, u64 val)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry e;
+	} m = { .head.nmsrs = 1, .e = { .index = index, .data = val } };
+
+	return board_cpu_ioctl(&b, cpu, KVM_SET_MSRS, &m) == 1 ? 0 : -1;
+}
+
+__attribute__((unused)) static u64 get_msr(int cpu, u32 index)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry e;
+	} m = { .head.nmsrs = 1, .e = { .index = index } };
+
+	return board_cpu_ioctl(&b, cpu, KVM_GET_MSRS, &m) == 1 ? m.e.data : ~0ull;
+}
+
 /* ---- statistics ----------------------------------------------------------------------------------- */
 
 /* A counter of a VM's (cpu < 0) or vCPU's binary statistics; bucket n. */

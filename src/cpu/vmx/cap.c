@@ -109,3 +109,8 @@ void vmx_offer_notify(struct vcpu *v)
 	v->vmx->notify_offered = true;
 	v->msr_val[MSR_SLOT_VMX_PROCBASED_CTLS2] |= (u64)PROC2_NOTIFY << 32;
 }
+
+void vmx_restrict(struct vcpu *v)
+{
+	v->msr_val[MSR_SLOT_VMX_PROCBASED_CTLS2] &= ~((u64)PROC2_UNRESTRICTED << 32);
+}

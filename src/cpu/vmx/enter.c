@@ -235,6 +235,28 @@ int vmx_enter(struct vcpu *v, enum vmx_error *error)
 	return finish_entry(v);
 }
 
+void vmx_reenter(struct vcpu *v)
+{
+	struct vmx *x = v->vmx;
+	bool root_nmi_masked = x->root_nmi_masked;
+
+	vmx_load_controls(v);
+	v->nonroot = true;
+	load_non_register(v);
+	x->root_nmi_masked = root_nmi_masked;
+	x->activity = ACTIVITY_ACTIVE;
+	x->ctx_valid = false;
+	switch_translations(v);
+	x->ple_first = x->ple_last = 0;
+	vmx_vapic_evaluate(v);
+	x->trap_due = 0;
+	if (x->smm.timer_on)
+		x->timer_on = x->timer_moved = true;
+	else
+		start_timer(v);
+	atomic_fetch_or(&v->request, REQ_EVENT);
+}
+
 void vmx_resume_saved(struct vcpu *v, bool pending, bool mtf)
 {
 	struct vmx *x = v->vmx;

@@ -159,7 +159,7 @@ static void load_host_control(struct vcpu *v, u64 controls, bool long_mode)
 	v->dr7 = DR7_RESET;
 }
 
-static void leave_nonroot(struct vcpu *v)
+void vmx_leave_nonroot(struct vcpu *v)
 {
 	struct vmx *x = v->vmx;
 
@@ -228,7 +228,7 @@ static u32 event_info(const struct event *ev)
  */
 static u32 bus_lock_bit(const struct vcpu *v)
 {
-	return v->vm->nested_bus_lock_bit && (v->bus_lock & BUS_LOCK_DONE) ? (u32)BIT(26) : 0;
+	return v->vm->nested.bus_lock_bit && (v->bus_lock & BUS_LOCK_DONE) ? (u32)BIT(26) : 0;
 }
 
 static void write_info(struct vcpu *v, const struct vmx_exit *e, const struct event *vectoring)
@@ -287,7 +287,7 @@ void vmx_take_exit(struct vcpu *v, const struct event *vectoring)
 			vmx_abort(v, VM_ABORT_MSR_SAVE);
 	}
 	if (v->nonroot) {
-		leave_nonroot(v);
+		vmx_leave_nonroot(v);
 		v->nmi_masked = root_nmi_masked || nmi;
 	}
 	load_host(v);
@@ -314,7 +314,7 @@ void vmx_leave_quietly(struct vcpu *v)
 	if (!v->nonroot)
 		return;
 	vmx_save_guest(v);
-	leave_nonroot(v);
+	vmx_leave_nonroot(v);
 	load_host(v);
 }
 
@@ -326,5 +326,6 @@ void vmx_reset(struct vcpu *v)
 		vmx_leave_quietly(v);
 	x->on = x->aborted = x->ctx_valid = false;
 	x->smm_on = x->smm_nonroot = false;
+	x->smm = (struct vmx_smm){ 0 };
 	x->vmxon_gpa = x->vmcs_gpa = VMCS_NONE;
 }

@@ -81,12 +81,19 @@ bool vmx_state_valid(const struct vcpu *v)
 }
 
 /* As the hardware below KVM would refuse it, and KVM passes that on. */
-static bool refuse_unrestricted(struct vcpu *v)
+static bool refuse_entry(struct vcpu *v)
 {
 	enum vmcheck_id bad;
+	u64 efer;
 
 	vmx_save_guest(v);
+	efer = vmcs_get(v->vmx, VMCS_GUEST_IA32_EFER);
+	if (!v->vmx->run_pending)
+		vmcs_put(v->vmx, VMCS_VM_ENTRY_INTR_INFO_FIELD,
+			 vmcs_get(v->vmx, VMCS_VM_ENTRY_INTR_INFO_FIELD) & ~(u64)INTR_INFO_VALID);
+	vmcs_put(v->vmx, VMCS_GUEST_IA32_EFER, v->efer); /* exits need not have saved it */
 	bad = vmx_check(v, VMCHECK_GUEST);
+	vmcs_put(v->vmx, VMCS_GUEST_IA32_EFER, efer);
 	if (bad == VMCHECK_OK)
 		return false;
 	v->vmx->pending_exit = (struct vmx_exit){ .reason = VMEXIT_INVALID_GUEST_STATE | (u32)VMEXIT_ENTRY_FAILURE,
@@ -95,21 +102,53 @@ static bool refuse_unrestricted(struct vcpu *v)
 	return true;
 }
 
+static bool cannot_emulate(struct vcpu *v)
+{
+	v->stop = CPU_STOP_INTERNAL;
+	v->internal.suberror = INTERNAL_EMULATION;
+	v->internal.ndata = 0;
+	return true;
+}
+
+static bool exception_pending(const struct vcpu *v)
+{
+	return v->pending.valid || v->pending_db ||
+	       (v->inj.valid && v->inj.type != EVENT_INTR && v->inj.type != EVENT_NMI);
+}
+
+/*
+ * L1 where the processor below has no unrestricted guests: what it cannot enter KVM emulates until the state is valid
+ * again, but for exceptions outside real mode. [KVM: vmx_vcpu_pre_run, handle_invalid_guest_state]
+ */
+static bool recheck_root(struct vcpu *v)
+{
+	if (!v->vm->nested.restricted || vmx_state_valid(v)) {
+		v->vmx->recheck = RECHECK_NONE;
+		return false;
+	}
+	if (v->vm->nested.not_emulated) {
+		v->stop = CPU_STOP_REFUSED;
+		return true;
+	}
+	return cpu_prot(v) && exception_pending(v) && cannot_emulate(v);
+}
+
 bool vmx_recheck(struct vcpu *v)
 {
 	struct vmx *x = v->vmx;
+	u8 from = x->recheck;
 
-	x->recheck = false;
-	if (vmx_proc2(v, PROC2_UNRESTRICTED))
-		return refuse_unrestricted(v);
-	if (vmx_state_valid(v))
-		return false;
-	if (x->run_pending) {
-		/* L1's VM entry has not completed: there is no L2 to end yet. */
-		x->recheck = true;
-		v->stop = CPU_STOP_INTERNAL;
-		v->internal.suberror = INTERNAL_EMULATION;
-		v->internal.ndata = 0;
+	if (!v->nonroot)
+		return recheck_root(v);
+	x->recheck = RECHECK_NONE;
+	if (vmx_proc2(v, PROC2_UNRESTRICTED) || v->vm->nested.not_emulated || vmx_state_valid(v))
+		return refuse_entry(v);
+	if (x->run_pending) { /* L1's VM entry has not completed: there is no L2 to end yet */
+		x->recheck = from;
+		return cannot_emulate(v);
+	}
+	if (from == RECHECK_RSM && v->vm->nested.rsm_bug) {
+		v->stop = CPU_STOP_DEAD;
 		return true;
 	}
 	if (v->vm->bus->l2_invalid)

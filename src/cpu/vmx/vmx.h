@@ -120,6 +120,21 @@ struct vmx_exit {
 };
 
 /**
+ * struct vmx_smm - what SMI delivery keeps in the processor until RSM [SDM3C "Default Treatment of SMI Delivery"]
+ * @vmxe: CR4.VMXE
+ * @known: the others are set; not after KVM_SET_NESTED_STATE, which has no place for them
+ * @ss_dpl, @v86: privilege level and RFLAGS.VM in VMX root operation; L2's are in its VMCS
+ * @timer_on: the preemption timer goes on counting
+ */
+struct vmx_smm {
+	bool vmxe, known, v86, timer_on;
+	u8 ss_dpl;
+};
+
+/* Where registers came from that no VM entry has looked at. */
+enum vmx_recheck { RECHECK_NONE, RECHECK_USER, RECHECK_RSM };
+
+/**
  * struct vmx - VMX operation of one vCPU
  * @on: between VMXON and VMXOFF
  * @vmxon_gpa: the VMXON region
@@ -135,7 +150,8 @@ struct vmx_exit {
  * @timer_on, @timer: the preemption timer runs; TSC of L1 at which it expires
  * @virtual_intr: a virtual interrupt is recognized (virtual-interrupt delivery)
  * @ple_first, @ple_last: TSC of the first and the last PAUSE of a loop
- * @recheck: L2's registers came from outside (user space, SMRAM): they may be what no VM entry lets in
+ * @recheck: registers came from outside: they may be what no VM entry lets in
+ * @smm: VMX operation while SMM runs
  * @notify_offered: L1 may use notify VM exits
  * @run_pending: no instruction of L2 has run since VM entry
  * @trap_due: reason of an exit to make after the instruction (TPR below threshold, APIC write, EOI), or 0
@@ -153,10 +169,11 @@ struct vmx {
 	bool timer_moved;	/* @timer was set from outside: arm again */
 	bool virtual_intr;
 	bool run_pending;
-	bool recheck;
 	bool notify_offered;
 	bool aborted;
 	bool smm_on, smm_nonroot;
+	struct vmx_smm smm;
+	u8 recheck;
 	u8 activity;
 	gpa_t vmxon_gpa;
 	gpa_t vmcs_gpa;
@@ -213,6 +230,8 @@ static inline u64 vmx_l2_tsc(const struct vmx_controls *c, u64 tsc)
 
 /* Let this vCPU's L1 use notify VM exits; before it runs. */
 void vmx_offer_notify(struct vcpu *v);
+/* Take "unrestricted guest" away from it. */
+void vmx_restrict(struct vcpu *v);
 
 /* ---- vmcs.c ---- */
 
@@ -236,12 +255,8 @@ enum vmcheck_id {
 };
 /* The first row of a group that does not hold, in the manual's order, or VMCHECK_OK. */
 enum vmcheck_id vmx_check(struct vcpu *v, enum vmcheck_group group);
-/* Does a whole VMCS hold (KVM_SET_NESTED_STATE)? */
-static inline bool vmx_check_all(struct vcpu *v)
-{
-	return vmx_check(v, VMCHECK_CONTROLS) == VMCHECK_OK && vmx_check(v, VMCHECK_HOST) == VMCHECK_OK &&
-	       vmx_check(v, VMCHECK_GUEST) == VMCHECK_OK;
-}
+/* May a VMCS come with KVM_SET_NESTED_STATE? What is not checked there is when L2 runs. */
+bool vmx_check_image(struct vcpu *v);
 u32 vmcheck_qualification(enum vmcheck_id id);
 const char *vmcheck_name(enum vmcheck_id id);
 extern enum vmcheck_id vmcheck_off; /* tests: this row is not looked at */
@@ -255,7 +270,11 @@ void vmx_load_controls(struct vcpu *v);
 void vmx_load_guest(struct vcpu *v);
 /* L2 of a loaded VMCS copy runs on as if it had never left; pending: its entry had not completed. */
 void vmx_resume_saved(struct vcpu *v, bool pending, bool mtf);
+/* Non-root operation begins again as SMI delivery left it, the registers aside. */
+void vmx_reenter(struct vcpu *v);
 void vmx_save_guest(struct vcpu *v);
+/* Out of non-root operation, and nothing loaded for L1. */
+void vmx_leave_nonroot(struct vcpu *v);
 /* Raise an exit; returns OP_EXC. The form with a record is for instructions and stores their length. */
 int vmx_raise(struct vcpu *v, u32 reason, u64 qualification);
 int vmx_raise_insn(struct vcpu *v, const struct insn *i, u32 reason, u64 qualification);
@@ -273,7 +292,7 @@ void vmx_abort(struct vcpu *v, u32 indicator);
 
 /* ---- invalid.c ---- */
 
-/* Before L2 runs on registers from outside: true when it could not, and v->stop is set or L1 has been given an exit. */
+/* Before a guest runs on registers from outside. True: it could not; v->stop is set or L1 has been given an exit. */
 bool vmx_recheck(struct vcpu *v);
 /* Could L2 hold these segments? What KVM looks at, [SDM3C "Checks on Guest Segment Registers"] in part. */
 bool vmx_state_valid(const struct vcpu *v);
@@ -281,6 +300,12 @@ bool vmx_state_valid(const struct vcpu *v);
 /* ---- smi.c: SMM and VMX operation ---- */
 void vmx_smi(struct vcpu *v);	/* the registers are saved: leave VMX operation */
 void vmx_rsm(struct vcpu *v);	/* and go back, before the registers are loaded */
+/* The manual's additions to the registers that RSM is about to load; state is what SMRAM holds of them. */
+struct vmx_rsm_state {
+	u64 *cr0, *cr4, *rflags;
+	struct segment *cs, *ss;
+};
+bool vmx_rsm_default(const struct vcpu *v, const struct vmx_rsm_state *s); /* false: shutdown */
 
 /* ---- msrlist.c ---- */
 
