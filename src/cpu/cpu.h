@@ -11,6 +11,7 @@
 
 #include "base/types.h"
 #include "cpu/insn.h"
+#include "cpu/tlb_l1.h"
 #include "mem/mem.h"
 
 #define VCPU_MAX 64
@@ -208,50 +209,6 @@ enum access { /* bit set passed to the access functions */
 	ACC_USER = 32,	/* access with CPL-3 rights whatever CPL is */
 };
 
-/**
- * enum tlb_view - whose rights the entries of a first-level TLB carry
- * @VIEW_USER: CPL 3
- * @VIEW_SUPER: CPL 0 to 2 with SMAP enforced
- * @VIEW_SUPER_AC: CPL 0 to 2 with SMAP off or RFLAGS.AC set
- * @VIEW_NONE: always empty: every access takes the slow path (#AC checks, data breakpoints)
- */
-enum tlb_view { VIEW_USER, VIEW_SUPER, VIEW_SUPER_AC, VIEW_NONE, VIEW_NUM };
-#define TLB_BITS 10
-#define TLB_ENTRIES (1u << TLB_BITS)
-
-/**
- * struct tlb_entry - first-level data TLB entry, read by emitted code
- * @tag: page-aligned linear address when the page may be accessed at full speed, else TLB_NEVER
- * @host: host address of the page's first byte
- *
- * Emitted fast path: ea - tag < 4097 - size  =>  host pointer = ea - tag + host.
- */
-struct tlb_entry {
-	u64 tag;
-	u64 host;
-};
-
-#define TLB_CHUNK 32u /* entries that are cleared together */
-
-/**
- * struct tlb_l1 - the entries of one view
- * @r: for reads
- * @w: for writes: page dirty, writable, not code, not being logged, not watched. An array of its own, or a
- *	copy between pages of equal index would never hit
- * @gpa: guest-physical page address | TLB_GLOBAL | TLB_UC, for @r and @w
- * @used: bit n: chunk n of @r, @w may hold entries
- */
-struct tlb_l1 {
-	struct tlb_entry r[TLB_ENTRIES];
-	struct tlb_entry w[TLB_ENTRIES];
-	u64 gpa[2][TLB_ENTRIES];
-	u32 used[2];
-};
-_Static_assert(TLB_ENTRIES / TLB_CHUNK == 32, "a word has a bit for each chunk");
-#define TLB_GLOBAL BIT(3)
-#define TLB_UC BIT(4)	/* not write-back: a locked access is a bus lock */
-#define TLB_NEVER 0x7ff0000000000000ull /* canonical addresses are never near it */
-
 struct tlb; /* second level, private to tlb.h */
 struct rcache; /* record cache, private to rcache.c */
 struct trace;
@@ -384,6 +341,7 @@ struct vcpu {
 	_Atomic u32 request;
 	struct tlb_l1 *dtlb; /* the current view */
 	struct tlb_l1 *l1; /* [VIEW_NUM], of the running level */
+	u64 tlb_gen[2];	/* by level, 1 .. 4095: in the tags of valid tlb_l1.mid and .large */
 	u64 fs_base_copy, gs_base_copy; /* of seg[], for emitted code; kept by seg code */
 	u64 scratch[8];	/* for emitted code */
 	u64 jit_tmp[4];	/* likewise, for translated code */

@@ -29,6 +29,7 @@ int mmu_vcpu_init(struct vcpu *v)
 		if (t == MAP_FAILED)
 			return -ENOMEM;
 		init(t, v->l1_sets[n]);
+		v->tlb_gen[n] = 1;
 		v->tlbs[n] = t;
 	}
 	mmu_context(v, false);
@@ -104,6 +105,7 @@ static void l1_clear(struct vcpu *v, bool keep_global)
 		t->views_used = 0;
 		clear_bits(t->large_filter, LARGE_FILTER);
 	}
+	mid_clear(v);
 }
 
 static bool test_bit(const u64 *map, u64 n) { return map[n / 64] >> (n % 64) & 1; }
@@ -158,6 +160,8 @@ void tlb_fill(struct vcpu *v, gva_t la, const struct xlat *x, u32 acc)
 	}
 	l1_put(&v->l1[view], 0, la, &r, gpa, !(acc & ACC_W) || (acc & ACC_R));
 	l1_put(&v->l1[view], 1, la, &w, gpa, acc & ACC_W);
+	if (r.tag == la)
+		mid_fill(v, &v->l1[view], la, x, gpa, write);
 	v->tlb->views_used |= 1u << view;
 	if (x->bits & XL_LARGE)
 		set_bit(v->tlb->large_filter, large_hash(la));
@@ -172,6 +176,7 @@ static void drop_write(struct tlb *t, gpa_t page)
 			if ((l->gpa[1][i] & PAGE_MASK) == page)
 				l1_drop(&l->w[i]);
 		}
+		mid_drop_write(t, l, page);
 	}
 }
 
@@ -490,6 +495,7 @@ static void drop_small(struct vcpu *v, gva_t la)
 			l1_drop(&l->r[l1_index(la)]);
 		if (((l->w[l1_index(la)].tag ^ la) & PAGE_MASK) == 0)
 			l1_drop(&l->w[l1_index(la)]);
+		mid_drop_page(l, la);
 	}
 }
 

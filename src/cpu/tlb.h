@@ -40,6 +40,7 @@ struct tlb2_entry {
 #define LARGE_SHIFT 21
 #define LARGE_FILTER 2048u
 #define FETCH_FILTER 16384u
+#define WRITE_FILTER 1024u
 #define HUGE_MAX 8u
 #define PCID_STAMPS 64u
 #define CONTEXTS 16u
@@ -62,6 +63,7 @@ struct tlb {
 	u64 huge[HUGE_MAX];		/* la >> 30 of cached 1 GiB pages; nhuge > HUGE_MAX: unknown */
 	u64 frag_filter[LARGE_FILTER / 64]; /* la >> 21 hashes of XL_EFRAG pages cached in small pieces */
 	u64 large_filter[LARGE_FILTER / 64]; /* la >> 21 hashes of large pages with 4 KiB pieces in a view */
+	u64 write_filter[WRITE_FILTER / 64]; /* gpa >> 12 hashes of writable entries in tlb_l1.mid */
 	u64 fetch_filter[2][FETCH_FILTER / 64]; /* la >> 12 hashes of pages the supervisor or the user fetched from */
 	u32 fetched;			/* bits set in the user's */
 	bool local_code;		/* the supervisor has fetched from a page that is not global */
@@ -172,6 +174,15 @@ void tlb_drop_write(struct vcpu *v, gpa_t page);
 bool code_page_claim(struct vcpu *v, struct memslot *s, gpa_t page);
 /* Note that la's page was fetched from, so flushing it must forget jumps. */
 void tlb_note_fetch(struct vcpu *v, gva_t la, const struct xlat *x);
+
+/* ---- tlb_mid.c ---------------------------------------------------------------------------------- */
+
+/* Keep a page for the emitted search; gpa: with TLB_GLOBAL, TLB_UC, TLB_WRITE. */
+void mid_fill(struct vcpu *v, struct tlb_l1 *l, gva_t la, const struct xlat *x, u64 gpa, bool may_write);
+/* Drop all entries of the level that v->tlb belongs to. */
+void mid_clear(struct vcpu *v);
+void mid_drop_page(struct tlb_l1 *l, gva_t la);
+void mid_drop_write(struct tlb *t, struct tlb_l1 *l, gpa_t page);
 
 /* ---- lock.c ------------------------------------------------------------------------------------- */
 

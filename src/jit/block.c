@@ -25,6 +25,7 @@ u32 work_site(struct work *w, unsigned int size, unsigned int acc)
 		s->flags = w->flags;
 		s->recipe = w->recipe;
 		s->size = s->acc = 0;
+		s->ready = 0;
 	}
 	s = &j->site[w->site];
 	if (size) {
@@ -47,6 +48,17 @@ void cold_from(struct cold *c, unsigned int jump)
 	c->jump[c->njumps++] = jump;
 }
 
+/* I and T are the probe's. TEST EAX carries the site's number and does nothing else: the flags are free here. */
+static void put_miss(struct work *w, const struct cold *c)
+{
+	unsigned int level = w->t->key & MODE_NONROOT ? 1 : 0;
+
+	put_call(w, w->j->miss[level][work_view(w)][c->write]);
+	emit1(&w->e, 0xa9);
+	emit4(&w->e, c->site);
+	emit_jmp_back(&w->e, c->back);
+}
+
 static void put_cold(struct work *w)
 {
 	struct jit *j = w->j;
@@ -58,6 +70,10 @@ static void put_cold(struct work *w)
 
 		for (unsigned int k = 0; k < c->njumps; k++)
 			emit_land(&w->e, c->jump[k]);
+		if (c->kind == COLD_MISS) {
+			put_miss(w, c);
+			continue;
+		}
 		if (c->kind == COLD_STOP)
 			put_mov(&w->e, GPR_RCX, R_T);
 		if (c->save_flags)

@@ -68,23 +68,20 @@ static void put_jmp_rel(struct work *w)
 
 /* ---- stack --------------------------------------------------------------------------------------------- */
 
-/* T = host address of 8 bytes at reg + disp; misses run the handler and go on behind the instruction. */
-static struct cold *put_stack(struct work *w, unsigned int reg, s32 disp, bool write)
+/* T = host address of 8 bytes at reg + disp; if it takes C, the handler does the whole instruction. */
+static void put_stack(struct work *w, unsigned int reg, s32 disp, bool write)
 {
 	struct mem_ref m = ref_base(reg, disp);
-	struct cold *c;
 
 	flags_give_up(w);
-	c = work_cold(w, COLD_OP, work_site(w, 0, 0));
+	work_site(w, 0, 0);
 	w->j->site[w->site].flags = w->flags;
 	w->j->site[w->site].recipe = w->recipe;
-	put_check(w, &m, 8, write, c);
-	return c;
+	put_check(w, &m, 8, write);
 }
 
-static void put_done(struct work *w, struct cold *c)
+static void put_done(struct work *w)
 {
-	c->back = w->e.n;
 	w->j->site[w->site].done = w->j->used + w->e.n;
 	flags_after(w);
 }
@@ -101,7 +98,7 @@ static void put_push(struct work *w)
 	const struct insn *r = work_rec(w);
 	struct mem_ref top = ref_base(R_T, 0);
 	unsigned int host = R_I;
-	struct cold *c = put_stack(w, R_SP, -8, true);
+	put_stack(w, R_SP, -8, true);
 
 	if (r->op == op_push_imm) {
 		emit_ref(&w->e, true, 0xc7, 0, &top);
@@ -114,7 +111,7 @@ static void put_push(struct work *w)
 		emit_ref(&w->e, true, 0x89, host, &top);
 	}
 	move_sp(w, -8);
-	put_done(w, c);
+	put_done(w);
 }
 
 static void put_pop(struct work *w)
@@ -122,24 +119,24 @@ static void put_pop(struct work *w)
 	const struct insn *r = work_rec(w);
 	struct mem_ref top = ref_base(R_T, 0);
 	unsigned int host = jit_host[insn_rm(r)];
-	struct cold *c = put_stack(w, R_SP, 0, false);
+	put_stack(w, R_SP, 0, false);
 
 	emit_ref(&w->e, true, 0x8b, host == IN_MEMORY ? R_I : host, &top);
 	if (host == IN_MEMORY)
 		put_store(&w->e, R_I, OFF_GPR(insn_rm(r)));
 	move_sp(w, 8);
-	put_done(w, c);
+	put_done(w);
 }
 
 static void put_leave(struct work *w)
 {
 	struct mem_ref top = ref_base(R_T, 0), above = ref_base(GPR_RBP, 8);
-	struct cold *c = put_stack(w, GPR_RBP, 0, false);
+	put_stack(w, GPR_RBP, 0, false);
 
 	emit_ref(&w->e, true, 0x8b, R_I, &top);
 	put_lea(&w->e, R_SP, &above);
 	put_mov(&w->e, GPR_RBP, R_I);
-	put_done(w, c);
+	put_done(w);
 }
 
 /* ---- calls and returns --------------------------------------------------------------------------------------- */
@@ -165,8 +162,9 @@ static void put_call_rel(struct work *w)
 }
 
 /* A target that is not canonical is the branch's fault: the handler's business. */
-static void put_canonical(struct work *w, struct cold *c)
+static void put_canonical(struct work *w)
 {
+	struct cold *c = work_cold(w, COLD_OP, w->site);
 	struct emit *e = &w->e;
 
 	put_mov(e, R_I, R_T);
@@ -183,23 +181,22 @@ static void put_canonical(struct work *w, struct cold *c)
 static void put_ret(struct work *w)
 {
 	struct mem_ref top = ref_base(R_T, 0);
-	struct cold *c = put_stack(w, R_SP, 0, false);
+	put_stack(w, R_SP, 0, false);
 
 	emit_ref(&w->e, true, 0x8b, R_T, &top);
-	put_canonical(w, c);
+	put_canonical(w);
 	move_sp(w, 8 + (s32)work_rec(w)->imm);
 	put_jump(w, w->j->jump);
 }
 
 /* T = target of an indirect branch */
-static struct cold *put_target(struct work *w)
+static void put_target(struct work *w)
 {
 	const struct insn *r = work_rec(w);
 	struct mem_ref at = ref_base(R_T, 0), m;
-	struct cold *c;
 
 	flags_to_saved(w);
-	c = work_cold(w, COLD_OP, work_site(w, 0, 0));
+	work_site(w, 0, 0);
 	if (r->flags & INSN_MEM) {
 		struct mem_ref base;
 
@@ -209,15 +206,14 @@ static struct cold *put_target(struct work *w)
 			base = ref_gs(insn_seg(r) == SEG_FS ? OFF(fs_base_copy) : OFF(gs_base_copy));
 			emit_ref(&w->e, true, 0x03, R_T, &base);
 		}
-		put_check(w, &at, 8, false, c);
+		put_check(w, &at, 8, false);
 		emit_ref(&w->e, true, 0x8b, R_T, &at);
 	} else if (jit_host[insn_rm(r)] == IN_MEMORY) {
 		put_load(&w->e, R_T, OFF_GPR(insn_rm(r)));
 	} else {
 		put_mov(&w->e, R_T, jit_host[insn_rm(r)]);
 	}
-	put_canonical(w, c);
-	return c;
+	put_canonical(w);
 }
 
 static void put_jmp_rm(struct work *w)
@@ -229,10 +225,10 @@ static void put_jmp_rm(struct work *w)
 static void put_call_rm(struct work *w)
 {
 	struct mem_ref top = ref_base(R_SP, -8);
-	struct cold *c = put_target(w);
 
+	put_target(w);
 	put_store(&w->e, R_T, OFF(jit_tmp) + 16);
-	put_check(w, &top, 8, true, c);
+	put_check(w, &top, 8, true);
 	put_return_address(w);
 	put_load(&w->e, R_T, OFF(jit_tmp) + 16);
 	put_jump(w, w->j->jump);

@@ -104,19 +104,17 @@ static void put_mem(struct work *w, struct rename *rn)
 {
 	const struct decode *d = work_decode(w);
 	struct mem_ref m;
-	struct cold *c;
 	u32 acc = (d->mem_acc & MEM_R ? ACC_R : 0) | (d->mem_acc & MEM_W ? ACC_W : 0) |
 		  (native_is_locked(d) ? ACC_LOCK : 0);
 
 	if (native_waits_x87(d))
 		emit1(&w->e, 0x9b);
 	flags_give_up(w);
-	c = work_cold(w, COLD_SLOW, work_site(w, d->mem_size, acc));
+	work_site(w, d->mem_size, acc);
 	w->j->site[w->site].flags = w->flags;
 	w->j->site[w->site].recipe = w->recipe;
 	m = put_address(w);
-	put_check(w, &m, d->mem_size, d->mem_acc & MEM_W, c);
-	c->back = w->e.n;
+	put_check(w, &m, d->mem_size, d->mem_acc & MEM_W);
 	rn->mem = ref_base(R_T, 0);
 }
 

@@ -60,10 +60,11 @@ static void put_lock_check(struct work *w, unsigned int size, struct cold *c)
 	cold_from(c, emit_jcc(e, CC_NE));
 }
 
-static void put_probe(struct work *w, unsigned int size, bool write, struct cold *c)
+static void put_probe(struct work *w, unsigned int size, bool write)
 {
 	struct emit *e = &w->e;
-	unsigned int view = w->j->force & FORCE_SLOW ? VIEW_NONE : (w->t->key & MODE_VIEW) >> MODE_VIEW_SHIFT;
+	struct cold *c = work_cold(w, COLD_MISS, w->site);
+	unsigned int view = work_view(w);
 	unsigned int level = w->t->key & MODE_NONROOT ? 1 : 0;
 	s32 array = OFF(l1_sets) + (s32)((level * VIEW_NUM + view) * sizeof(struct tlb_l1)) +
 		    (s32)(write ? offsetof(struct tlb_l1, w) : offsetof(struct tlb_l1, r));
@@ -79,18 +80,21 @@ static void put_probe(struct work *w, unsigned int size, bool write, struct cold
 	emit1(e, 0xc0 | (R_I & 7) << 3 | (R_T & 7));
 	emit1(e, PAGE_SHIFT - 4);
 	emit_alu_imm(e, false, 4, R_I, (TLB_ENTRIES - 1) << 4);
+	c->write = write;
+	c->back = e->n;
 	emit_ref(e, true, 0x2b, R_T, &tag);
 	emit_alu_imm(e, true, 7, R_T, (s32)(PAGE_SIZE - size));
 	cold_from(c, emit_jcc(e, CC_A));
 	emit_ref(e, true, 0x03, R_T, &host);
+	w->j->site[w->site].ready = (u16)(w->j->used + e->n - w->j->site[w->site].host);
 }
 _Static_assert(sizeof(struct tlb_entry) == 16, "the probe rotates by 8");
 _Static_assert(R_I == GPR_R15 && R_T == GPR_R11, "rorx is spelled out");
 
-void put_check(struct work *w, const struct mem_ref *m, unsigned int size, bool write, struct cold *c)
+void put_check(struct work *w, const struct mem_ref *m, unsigned int size, bool write)
 {
 	const struct insn *r = work_rec(w);
-	bool data = c->kind == COLD_SLOW;
+	bool data = !r->op;
 
 	if (data && insn_asz(r) == 4)
 		emit_ref(&w->e, false, 0x8d, R_T, m);
@@ -102,8 +106,8 @@ void put_check(struct work *w, const struct mem_ref *m, unsigned int size, bool 
 		emit_ref(&w->e, true, 0x03, R_T, &base);
 	}
 	if (data && native_is_locked(work_decode(w)))
-		put_lock_check(w, size, c);
-	put_probe(w, size, write, c);
+		put_lock_check(w, size, work_cold(w, COLD_SLOW, w->site));
+	put_probe(w, size, write);
 }
 
 void put_fp_check(struct work *w)

@@ -44,6 +44,17 @@ void put_lea(struct emit *e, unsigned int reg, const struct mem_ref *m)
 		emit_ref(e, true, 0x8d, reg, m);
 }
 
+void put_shift(struct emit *e, bool wide, unsigned int ext, unsigned int reg, unsigned int count)
+{
+	unsigned int rex = (wide ? 8u : 0) | reg >> 3;
+
+	if (rex)
+		emit1(e, 0x40 | rex);
+	emit1(e, 0xc1);
+	emit1(e, 0xc0 | ext << 3 | (reg & 7));
+	emit1(e, count);
+}
+
 void put_save_flags(struct emit *e, unsigned int tmp)
 {
 	struct mem_ref m = ref_gs(OFF(aflags));
@@ -205,27 +216,22 @@ static void glue_check(struct emit *e, const void *fn)
 	leave_with_result(e);
 }
 
+/* The C path of an operand goes on where it says: behind the check, or behind the whole instruction. */
 static void glue_slow(struct emit *e)
 {
-	unsigned int leave, done;
+	unsigned int leave;
 
 	call_site(e, (const void *)jit_slow);
+	emit_alu_imm(e, true, 0, GPR_RSP, 8); /* the block is not returned to */
 	emit_rr(e, true, 0x85, GPR_RAX, GPR_RAX);
 	leave = emit_jcc(e, CC_E);
-	emit_rr(e, true, 0x85, GPR_RDX, GPR_RDX);
-	done = emit_jcc(e, CC_NE);
 	put_store(e, GPR_RAX, OFF(jit_tmp));
-	load_guest(e);
-	put_load(e, R_T, OFF(jit_tmp));
-	emit1(e, 0xc3);
-	emit_land(e, done);
-	emit_alu_imm(e, true, 0, GPR_RSP, 8);
-	put_store(e, GPR_RDX, OFF(jit_tmp));
+	put_store(e, GPR_RDX, OFF(jit_tmp) + 8);
 	load_guest(e);
 	put_restore_flags(e, R_T);
+	put_load(e, R_T, OFF(jit_tmp) + 8);
 	jump_tmp(e, 0);
 	emit_land(e, leave);
-	emit_alu_imm(e, true, 0, GPR_RSP, 8);
 	leave_with_result(e);
 }
 
@@ -259,16 +265,10 @@ static void glue_jump(struct emit *e)
 	emit1(e, 0);
 	miss[0] = emit_jcc(e, CC_NE);
 	put_mov(e, R_I, R_T);
-	emit1(e, 0x49); /* shr I, 12 */
-	emit1(e, 0xc1);
-	emit1(e, 0xe8 | (R_I & 7));
-	emit1(e, PAGE_SHIFT);
+	put_shift(e, true, SHIFT_RIGHT, R_I, PAGE_SHIFT);
 	emit_rr(e, false, 0x33, R_I, R_T);
 	emit_alu_imm(e, false, 4, R_I, JCACHE_SIZE - 1);
-	emit1(e, 0x49); /* shl I, 5 */
-	emit1(e, 0xc1);
-	emit1(e, 0xe0 | (R_I & 7));
-	emit1(e, 5);
+	put_shift(e, true, SHIFT_LEFT, R_I, 5);
 	emit_ref(e, true, 0x03, R_I, &rc);
 	emit_rm(e, true, 0x3b, R_T, R_I, (s32)offsetof(struct jentry, lin));
 	miss[1] = emit_jcc(e, CC_NE);
@@ -328,6 +328,19 @@ static const u8 *make_check(struct jit *j, const void *fn)
 	return add(j, &e);
 }
 
+static void make_misses(struct jit *j)
+{
+	u8 bytes[1024];
+
+	for (unsigned int n = 0; n < 2 * VIEW_NUM * 2; n++) {
+		struct emit e = { .max = sizeof(bytes), .buf = bytes };
+		unsigned int level = n / (2 * VIEW_NUM), view = n / 2 % VIEW_NUM;
+
+		glue_miss(&e, level, view, n & 1, j->slow);
+		j->miss[level][view][n & 1] = add(j, &e);
+	}
+}
+
 void glue_make(struct vcpu *v)
 {
 	struct jit *j = v->jit;
@@ -338,6 +351,7 @@ void glue_make(struct vcpu *v)
 	j->out = make(j, glue_out);
 	j->jump = j->lockstep ? j->out : make(j, glue_jump);
 	j->slow = make(j, glue_slow);
+	make_misses(j);
 	j->fault = make(j, glue_fault);
 	j->op = make_check(j, (const void *)jit_op);
 	j->fp = make_check(j, (const void *)jit_fp);

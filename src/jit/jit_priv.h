@@ -56,6 +56,7 @@ struct recipe {
 /**
  * struct site - an instruction where a block can be left or call C
  * @host, @done: where it begins and ends, offsets in the code
+ * @ready: distance from @host to where its operand's host address is known
  * @rec: its record: offset in the trace arena / 8
  * @size, @acc: of its memory operand
  * @flags: enum flag_place when it begins
@@ -65,6 +66,7 @@ struct site {
 	u32 host;
 	u32 done;
 	u32 rec;
+	u16 ready;
 	u8 size;
 	u8 acc;
 	u8 flags;
@@ -103,7 +105,8 @@ struct block {
 	u32 inline_mask;
 };
 
-enum cold_kind { COLD_SLOW, COLD_OP, COLD_FP, COLD_STOP };
+/* COLD_MISS searches the next level of the TLB first, in T and I of the probe that missed. */
+enum cold_kind { COLD_MISS, COLD_SLOW, COLD_OP, COLD_FP, COLD_STOP };
 #define NO_WAY_BACK (~0u)
 
 /* A path behind the block: jumps that lead there, C function to call, where to go on. */
@@ -111,6 +114,7 @@ struct cold {
 	u8 kind;
 	u8 njumps;
 	bool save_flags;
+	bool write;
 	u32 jump[4];
 	u32 site;
 	u32 back;
@@ -166,6 +170,7 @@ struct jit {
 	u32 glue_end;
 	u32 nsites, nexits, nblocks;
 	const u8 *enter, *interp, *jump, *slow, *op, *fp, *stop, *fault, *out;
+	const u8 *miss[2][VIEW_NUM][2];	/* by level, view, and whether it is a write */
 	u32 fault_site;
 	struct lockstep *lockstep;
 	u64 host_gs;
@@ -180,6 +185,12 @@ struct jit {
 
 static inline const struct insn *work_rec(const struct work *w) { return &w->t->rec[w->k]; }
 static inline const struct decode *work_decode(const struct work *w) { return &w->d[w->k]; }
+
+/* Whose TLB entries the block's probes look at */
+static inline unsigned int work_view(const struct work *w)
+{
+	return w->j->force & FORCE_SLOW ? VIEW_NONE : (w->t->key & MODE_VIEW) >> MODE_VIEW_SHIFT;
+}
 
 /* ---- small encodings (glue.c) ----------------------------------------------------------------- */
 
@@ -203,7 +214,12 @@ void put_restore_flags(struct emit *e, unsigned int tmp);
 /* jmp or call to a place in this vCPU's code */
 void put_jump(struct work *w, const u8 *to);
 void put_call(struct work *w, const u8 *to);
+/* reg = reg op immediate count; ext as in the C1 group */
+void put_shift(struct emit *e, bool wide, unsigned int ext, unsigned int reg, unsigned int count);
+enum { SHIFT_LEFT = 4, SHIFT_RIGHT = 5 };
 void glue_make(struct vcpu *v);
+/* glue_tlb.c: searched when a probe missed; slow: where a site goes that C must help */
+void glue_miss(struct emit *e, unsigned int level, unsigned int view, bool write, const u8 *slow);
 
 /* ---- flags.c ------------------------------------------------------------------------------------ */
 
@@ -241,8 +257,8 @@ void put_callout(struct work *w);	/* the record's handler in C, or its stub */
 /* Address of the record's operand; spilled registers are loaded into scratch ones. */
 struct mem_ref put_address(struct work *w);
 bool address_fits(const struct insn *r);
-/* T = linear address m; then T = host address. Misses go to c. */
-void put_check(struct work *w, const struct mem_ref *m, unsigned int size, bool write, struct cold *c);
+/* T = linear address m; then T = host address. What it takes C for is done for the current site. */
+void put_check(struct work *w, const struct mem_ref *m, unsigned int size, bool write);
 void put_fp_check(struct work *w);
 
 /* ---- link.c ---------------------------------------------------------------------------------------- */
@@ -257,7 +273,8 @@ size_t lockstep_size(void);
 
 /* ---- recover.c: called from code -------------------------------------------------------------------- */
 
-struct slow_result { u64 ptr; u64 done; };
+/* Where the block goes on, 0: it is left; and T, if that is in front of the access. */
+struct slow_result { u64 next; u64 ptr; };
 struct slow_result jit_slow(struct vcpu *v, u32 site);
 int jit_op(struct vcpu *v, u32 site);
 int jit_fp(struct vcpu *v, u32 site);

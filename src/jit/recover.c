@@ -107,44 +107,66 @@ static void *quick(struct vcpu *v, const struct site *s, const struct insn *r)
 	return at;
 }
 
+/* OP_NEXT, or why the block is left: a whole instruction in C */
+static int whole(struct vcpu *v, const struct site *s, const struct insn *r)
+{
+	int res;
+
+	exact_flags(v, s);
+	v->icount++;
+	v->cur = r;
+	res = r->op ? r->op(v, r) : run_record(v, r);
+	return res == OP_NEXT && v->request ? OP_END : res;
+}
+
+/* A read gets a pointer, perhaps to the bounce buffer. */
+static void *slow_read(struct vcpu *v, const struct site *s, const struct insn *r)
+{
+	u8 live = v->fp_live;
+	void *p;
+
+	v->icount++;
+	p = cpu_mem_begin(v, r, s->size, s->acc, 0);
+	if (unlikely(!p)) {
+		int res = (int)v->scratch[SLOT_RESULT];
+
+		exact_flags(v, s);
+		leave(v, r, res);
+	}
+	keep_fp(v, live);
+	return p;
+}
+
 /*
- * The operand of a copied instruction is not in the TLB. A read gets a pointer; a write may need its commit, so the
- * interpreter's stub does the whole instruction.
+ * The operand is in no level of the TLB that emitted code searches. A read gets a pointer; a write may need its commit,
+ * so the interpreter's stub does the whole instruction, and so does the handler of one that has a handler.
  */
 struct slow_result jit_slow(struct vcpu *v, u32 site)
 {
 	const struct site *s = &v->jit->site[site];
 	const struct insn *r = site_rec(v, s);
-	struct slow_result out = { .done = 0 };
+	struct slow_result out = { .next = (u64)v->jit->x.rx + s->host + s->ready };
 	u8 live = v->fp_live;
 	int res;
 
 	v->jit->stats.slow++;
-	out.ptr = (u64)quick(v, s, r);
-	if (out.ptr)
-		return out;
-	v->icount++;
-	if (!(s->acc & ACC_W)) {
-		out.ptr = (u64)cpu_mem_begin(v, r, s->size, s->acc, 0);
-		if (unlikely(!out.ptr)) {
-			res = (int)v->scratch[SLOT_RESULT];
-			exact_flags(v, s);
-			leave(v, r, res);
-		}
-		keep_fp(v, live);
-		return out;
+	if (!r->op) {
+		out.ptr = (u64)quick(v, s, r);
+		if (!out.ptr && !(s->acc & ACC_W))
+			out.ptr = (u64)slow_read(v, s, r);
+		if (!(s->acc & ACC_W) && !out.ptr)
+			out.next = 0;
+		if (out.ptr || !out.next)
+			return out;
 	}
-	exact_flags(v, s);
-	res = run_record(v, r);
-	if (res == OP_NEXT && v->request)
-		res = OP_END;
+	res = whole(v, s, r);
 	if (res != OP_NEXT) {
 		leave(v, r, res);
+		out.next = 0;
 		return out;
 	}
 	keep_fp(v, live);
-	out.ptr = 1;
-	out.done = (u64)v->jit->x.rx + s->done;
+	out.next = (u64)v->jit->x.rx + s->done;
 	return out;
 }
 
@@ -156,15 +178,8 @@ int jit_op(struct vcpu *v, u32 site)
 	int res;
 
 	v->jit->stats.ops++;
-	exact_flags(v, s);
-	v->icount++;
-	v->cur = r;
-	res = r->op ? r->op(v, r) : run_record(v, r);
-	if (res == OP_NEXT && v->request)
-		res = OP_END;
-	if (res != OP_NEXT)
-		return leave(v, r, res);
-	return 0;
+	res = whole(v, s, r);
+	return res == OP_NEXT ? 0 : leave(v, r, res);
 }
 
 int jit_fp(struct vcpu *v, u32 site)
