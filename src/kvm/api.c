@@ -28,7 +28,7 @@ static int own_pid(void)
 	return (int)sys_call(SYS_getpid, 0);
 }
 
-static void in_child(void)
+void kvm_forked(void)
 {
 	process++;
 	owner_pid = own_pid();
@@ -37,7 +37,7 @@ static void in_child(void)
 
 static void register_fork(void)
 {
-	pthread_atfork(NULL, NULL, in_child);
+	pthread_atfork(NULL, NULL, kvm_forked);
 }
 
 u32 kvm_process(void)

@@ -275,6 +275,8 @@ void kvm_duplicated(int from, int to);
  * 0 and it is in the table; -ENOTTY no; -EIO it is another process's VM.
  */
 int kvm_adopt(int fd);
+/* In a child that was not made by libc's fork(). */
+void kvm_forked(void);
 /* Generation of this process: changes in a forked child. */
 u32 kvm_process(void);
 /* KVM_CHECK_EXTENSION; vm may be NULL */

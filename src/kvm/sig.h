@@ -55,6 +55,13 @@ void signal_adopt(void);
 void signal_queue(siginfo_t *si);
 /* Asked first about every illegal instruction; true: it has moved the program counter on. */
 void signal_hook_illegal(bool (*fn)(ucontext_t *uc));
+/*
+ * Somebody else owns the dispositions of this process: before anything else is started. His handlers call
+ * signal_take() first; @install is asked for one when KVM_SET_SIGNAL_MASK needs it. Signals are off then.
+ */
+void signal_delegate(void (*install)(int sig));
+/* The engine's part of a handler: true if the signal was a fault of its own, or has been put off. */
+bool signal_take(int sig, siginfo_t *si, ucontext_t *uc);
 /* sigaction(2) as the caller sees it. 0 or -errno. */
 int signal_action(int sig, const struct sigaction *act, struct sigaction *old);
 /* KVM_SET_SIGNAL_MASK will let sigs arrive that the thread blocks: they must not kill the process. */

@@ -36,6 +36,7 @@ static struct disposition user[NSIG_ALL];
 static _Atomic u32 user_lock;
 static bool started;
 static bool (*illegal_hook)(ucontext_t *uc);
+static void (*delegate)(int sig); /* installs a handler that calls signal_take(); NULL: we have our own */
 
 /* libgcc and gdb know a signal frame by these very bytes. */
 __asm__(".text\n"
@@ -144,34 +145,29 @@ static void defer(int sig, siginfo_t *si, ucontext_t *uc)
 		vcpu_request(self->running, REQ_EXIT);
 }
 
-static void trampoline(int sig, siginfo_t *si, void *ctx)
+bool signal_take(int sig, siginfo_t *si, ucontext_t *uc)
 {
+	u64 to;
+
+	if (is_fault(sig) && si->si_code > 0) {
+		if (sig == SIGILL && illegal_hook && illegal_hook(uc))
+			return true;
+		if (signal_self.running && native_fault(signal_self.running, sig, si, uc))
+			return true;
+		to = mem_fixup((u64)uc->uc_mcontext.gregs[REG_RIP]);
+		if (to)
+			uc->uc_mcontext.gregs[REG_RIP] = (greg_t)to;
+		return to;
+	}
 	if (signal_self.depth)
-		defer(sig, si, ctx);
-	else
-		call_user(sig, si, ctx);
+		defer(sig, si, uc);
+	return signal_self.depth;
 }
 
-static void fault_handler(int sig, siginfo_t *si, void *ctx)
+static void trampoline(int sig, siginfo_t *si, void *ctx)
 {
-	ucontext_t *uc = ctx;
-	u64 pc = (u64)uc->uc_mcontext.gregs[REG_RIP], to;
-
-	if (si->si_code > 0) {
-		if (sig == SIGILL && illegal_hook && illegal_hook(uc))
-			return;
-		if (signal_self.running && native_fault(signal_self.running, sig, si, ctx))
-			return;
-		to = mem_fixup(pc);
-		if (to) {
-			uc->uc_mcontext.gregs[REG_RIP] = (greg_t)to;
-			return;
-		}
-	} else if (signal_self.depth) {
-		defer(sig, si, ctx);
-		return;
-	}
-	call_user(sig, si, ctx);
+	if (!signal_take(sig, si, ctx))
+		call_user(sig, si, ctx);
 }
 
 void signal_queue(siginfo_t *si)
@@ -205,8 +201,7 @@ static bool is_handler(const struct kernel_action *a)
 
 static bool installed_by_us(const struct kernel_action *a)
 {
-	return a->handler == (void (*)(int))(void *)trampoline ||
-	       a->handler == (void (*)(int))(void *)fault_handler;
+	return a->handler == (void (*)(int))(void *)trampoline;
 }
 
 /*
@@ -216,7 +211,7 @@ static bool installed_by_us(const struct kernel_action *a)
 static int install(int sig, const struct kernel_action *act)
 {
 	struct kernel_action k = {
-		.handler = (void (*)(int))(void *)(is_fault(sig) ? fault_handler : trampoline),
+		.handler = (void (*)(int))(void *)trampoline,
 		.flags = (act->flags & ~(unsigned long)SA_RESETHAND) | SA_SIGINFO | SA_NODEFER | KERNEL_SA_RESTORER,
 		.restorer = signal_return,
 	};
@@ -244,7 +239,7 @@ void signal_adopt(void)
 {
 	u64 old;
 
-	if (signal_self.adopted)
+	if (signal_self.adopted || delegate)
 		return;
 	signal_self.adopted = true;
 	old = lock_user();
@@ -260,8 +255,14 @@ void signal_hook_illegal(bool (*fn)(ucontext_t *uc))
 	u64 old = lock_user();
 
 	illegal_hook = fn;
-	adopt(SIGILL);
+	if (!delegate)
+		adopt(SIGILL);
 	unlock_user(old);
+}
+
+void signal_delegate(void (*install_handler)(int sig))
+{
+	delegate = install_handler;
 }
 
 /* Until it is cancelled: cancelling a thread that has ended already does nothing. */
@@ -293,6 +294,8 @@ void signal_start(void)
 	if (started)
 		return;
 	started = true;
+	if (delegate)
+		return;
 	provoke_cancel_handler();
 	signal_self.adopted = false;
 	signal_adopt();
@@ -352,7 +355,11 @@ void signal_catch_unblocked(u64 sigset)
 		    sig == SIGWINCH || sig == SIGCONT || sig == SIGTSTP || sig == SIGTTIN ||
 		    sig == SIGTTOU || !(old & bit(sig)))
 			continue;
-		if (kernel_sigaction(sig, NULL, &k) == 0 && k.handler == SIG_DFL)
+		if (kernel_sigaction(sig, NULL, &k) < 0 || k.handler != SIG_DFL)
+			continue;
+		if (delegate)
+			delegate(sig);
+		else
 			install(sig, &k);
 	}
 	unlock_user(old);

@@ -135,21 +135,25 @@ static void scan(const u8 *begin, size_t size)
 	}
 }
 
+void patch_cpuid_of(u64 base, const void *phdr, unsigned int phnum)
+{
+	const ElfW(Phdr) *ph = phdr;
+
+	fill_answers();
+	signal_hook_illegal(emulate);
+	for (unsigned int i = 0; i < phnum; i++)
+		if (ph[i].p_type == PT_LOAD && (ph[i].p_flags & SEGMENT_X))
+			scan((const u8 *)(base + ph[i].p_vaddr), ph[i].p_memsz);
+}
+
 /* The first object is the program itself. */
 static int scan_program(struct dl_phdr_info *info, size_t size, void *arg)
 {
-	for (unsigned int i = 0; i < info->dlpi_phnum; i++) {
-		const ElfW(Phdr) *ph = &info->dlpi_phdr[i];
-
-		if (ph->p_type == PT_LOAD && (ph->p_flags & SEGMENT_X))
-			scan((const u8 *)(info->dlpi_addr + ph->p_vaddr), ph->p_memsz);
-	}
+	patch_cpuid_of(info->dlpi_addr, info->dlpi_phdr, info->dlpi_phnum);
 	return 1;
 }
 
 void patch_cpuid(void)
 {
-	fill_answers();
-	signal_hook_illegal(emulate);
 	dl_iterate_phdr(scan_program, NULL);
 }

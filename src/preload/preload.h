@@ -39,7 +39,7 @@ static inline void *next(void **cache, const char *name)
 		(type)next(&cache_, name);                        \
 	})
 
-/* ---- which paths are ours (path.c) ---------------------------------------------------------------------- */
+/* ---- which paths are ours (ours.c) ---------------------------------------------------------------------- */
 
 enum path_kind { PATH_OTHER, PATH_DEVICE, PATH_PARAM };
 
@@ -64,6 +64,16 @@ static inline enum path_kind path_kind(int dir, const char *path, const struct p
 	return path_known(dir, path, param);
 }
 
+/* Each does what the call would, if the file is ours: a descriptor or 0, -errno, or PASS: it is not. */
+#define PASS (-65536)
+struct stat;
+struct statx;
+int open_ours(int dir, const char *path, int flags);
+int stat_ours(int dir, const char *path, struct stat *st);
+int access_ours(int dir, const char *path, int mode);
+int fstat_ours(int fd, struct stat *st); /* @fd is in the table */
+void statx_of(const struct stat *st, struct statx *sx);
+
 /* ---- tracing (trace.c) ------------------------------------------------------------------------------------ */
 
 extern bool trace_on;
@@ -76,3 +86,5 @@ void trace_start(const char *file);
 /* ---- CPUID instructions of the program (patch.c) -------------------------------------------------------------- */
 
 void patch_cpuid(void);
+/* Of the program that is mapped at @base and has these headers. */
+void patch_cpuid_of(u64 base, const void *phdr, unsigned int phnum);

@@ -17,10 +17,11 @@
 #include "vmm/vmm.h"
 
 #define LIB "libcasement-preload.so"
+#define TRAP "casement-trap"
 #define QEMU "qemu-system-x86_64"
 
 struct with_options {
-	bool patch_cpuid, trace, help;
+	bool patch_cpuid, trace, trap, help;
 	const char *trace_file;
 };
 
@@ -30,6 +31,7 @@ static const char usage[] =
 	"Runs a KVM program on the software processor: its /dev/kvm is ours.\n\n"
 	"      --trace[=FILE]\n\teach ioctl and each exit of KVM_RUN, decoded, on standard error or in FILE\n"
 	"      --patch-cpuid\n\tthe program's own CPUID instructions answer as our processor does\n"
+	"      --trap\n\tcatch system calls instead of libc's functions: for static programs and Go\n"
 	"  -h, --help\n\tprint this text\n\n"
 	"CASEMENT_PRELOAD names another " LIB ".\n";
 
@@ -40,34 +42,55 @@ static bool readable(const char *path)
 	return !access(path, R_OK);
 }
 
-/* Beside the program as in the build tree, where it was installed, or in the prefix that was moved as a whole. */
-static int find_library(char *out, size_t size)
+/*
+ * Beside the program as in the build tree, where it was installed, or in the prefix that was moved as a whole.
+ */
+static int find_part(char *out, size_t size, const char *name, const char *const *beside, const char *installed)
 {
-	const char *env = getenv("CASEMENT_PRELOAD");
 	char exe[PATH_MAX] = "", *slash;
 	ssize_t n;
 
-	if (env) {
-		snprintf(out, size, "%s", env);
-		return readable(out) ? 0 : vmm_error(EXIT_HOST, "with: CASEMENT_PRELOAD=%s: %s", env, strerror(errno));
-	}
 	n = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
 	exe[n > 0 ? n : 0] = 0;
 	slash = strrchr(exe, '/');
 	if (slash) {
-		static const char *const beside[] = { "", "../lib/", "../lib/x86_64-linux-gnu/" };
-
 		*slash = 0;
-		for (size_t i = 0; i < ARRAY_SIZE(beside); i++) {
-			snprintf(out, size, "%s/%s" LIB, exe, beside[i]);
+		for (; *beside; beside++) {
+			snprintf(out, size, "%s/%s%s", exe, *beside, name);
 			if (readable(out))
 				return 0;
 		}
 	}
-	snprintf(out, size, CASEMENT_LIBDIR "/" LIB);
+	snprintf(out, size, "%s/%s", installed, name);
 	if (readable(out))
 		return 0;
-	return vmm_error(EXIT_HOST, "with: no " LIB " beside %s/casement or in " CASEMENT_LIBDIR, exe);
+	return vmm_error(EXIT_HOST, "with: no %s beside %s/casement or in %s", name, exe, installed);
+}
+
+static int find_library(char *out, size_t size)
+{
+	static const char *const beside[] = { "", "../lib/", "../lib/x86_64-linux-gnu/", NULL };
+	const char *env = getenv("CASEMENT_PRELOAD");
+
+	if (!env)
+		return find_part(out, size, LIB, beside, CASEMENT_LIBDIR);
+	snprintf(out, size, "%s", env);
+	return readable(out) ? 0 : vmm_error(EXIT_HOST, "with: CASEMENT_PRELOAD=%s: %s", env, strerror(errno));
+}
+
+static int find_trap(char *out, size_t size)
+{
+	static const char *const beside[] = { "", "../libexec/", NULL };
+
+	return find_part(out, size, TRAP, beside, CASEMENT_LIBEXECDIR);
+}
+
+static void set_common(const struct with_options *o)
+{
+	if (o->patch_cpuid)
+		setenv("CASEMENT_PATCH_CPUID", "1", 1);
+	if (o->trace)
+		setenv("CASEMENT_TRACE", o->trace_file ?: "-", 1);
 }
 
 static int set_environment(const struct with_options *o, const char *lib)
@@ -79,10 +102,7 @@ static int set_environment(const struct with_options *o, const char *lib)
 		return vmm_error(EXIT_HOST, "out of memory");
 	setenv("LD_PRELOAD", text, 1);
 	free(text);
-	if (o->patch_cpuid)
-		setenv("CASEMENT_PATCH_CPUID", "1", 1);
-	if (o->trace)
-		setenv("CASEMENT_TRACE", o->trace_file ?: "-", 1);
+	set_common(o);
 	return 0;
 }
 
@@ -92,31 +112,47 @@ static int check_kind(const struct target *t)
 {
 	if (t->kind == TARGET_STATIC)
 		return vmm_error(EXIT_USAGE, "with: %s: statically linked%s: no loader puts " LIB " into it; "
-				 "build it dynamically linked to glibc", t->elf, t->uses_go ? " Go program" : "");
+				 "`casement with --trap` catches its system calls", t->elf,
+				 t->uses_go ? " Go program" : "");
 	if (t->uses_go)
 		return vmm_error(EXIT_USAGE, "with: %s: a Go program makes its system calls without libc, "
-				 "where " LIB " cannot see them", t->elf);
+				 "where " LIB " cannot see them; "
+				 "`casement with --trap` can", t->elf);
 	return 0;
 }
 
-static int start(const struct with_options *o, char **argv)
+static int start_preloaded(const struct with_options *o, const struct target *t)
 {
-	static struct target t;
 	char lib[PATH_MAX];
-	int rc = target_find(&t, argv[0]);
+	int rc = check_kind(t);
 
-	if (!rc)
-		rc = check_kind(&t);
 	if (!rc)
 		rc = find_library(lib, sizeof(lib));
 	if (!rc)
-		rc = target_preload_works(&t, lib);
-	if (!rc)
-		rc = set_environment(o, lib);
+		rc = target_preload_works(t, lib);
+	return rc ?: set_environment(o, lib);
+}
+
+/* What starts the client is not the client's file, but it is the client that has the arguments. */
+static int start(const struct with_options *o, char **argv)
+{
+	static struct target t;
+	char trap[PATH_MAX];
+	const char *file = t.path;
+	int rc = target_find(&t, argv[0]);
+
+	if (!rc && o->trap) {
+		rc = target_trap_works(&t) ?: find_trap(trap, sizeof(trap));
+		file = trap;
+		set_common(o);
+		setenv("CASEMENT_TRAP_FILE", t.path, 1);
+	} else if (!rc) {
+		rc = start_preloaded(o, &t);
+	}
 	if (rc)
 		return rc;
-	execv(t.path, argv);
-	return vmm_error(EXIT_HOST, "with: %s: %s", t.path, strerror(errno));
+	execv(file, argv);
+	return vmm_error(EXIT_HOST, "with: %s: %s", file, strerror(errno));
 }
 
 /* Returns the number of arguments used, or minus an exit code. */
@@ -133,6 +169,8 @@ static int parse(struct with_options *o, int argc, char **argv)
 			o->help = true;
 		else if (!strcmp(a, "--patch-cpuid"))
 			o->patch_cpuid = true;
+		else if (!strcmp(a, "--trap"))
+			o->trap = true;
 		else if (!strcmp(a, "--trace"))
 			o->trace = true;
 		else if (!strncmp(a, "--trace=", 8) && a[8])

@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
@@ -127,8 +129,7 @@ static int examine(struct target *t, int depth)
 	n = read(fd, &head, sizeof(head) - 1);
 	if (gains_rights(t->elf)) {
 		rc = vmm_error(EXIT_USAGE,
-			       "with: %s: setuid, setgid or with capabilities: the loader ignores "
-			       "the preload; "
+			       "with: %s: setuid, setgid or with capabilities: the kernel starts it without us; "
 			       "run it as its owner",
 			       t->elf);
 	} else if (n >= (ssize_t)sizeof(head.eh) && !memcmp(head.eh.e_ident, ELFMAG, SELFMAG)) {
@@ -226,4 +227,26 @@ int target_preload_works(const struct target *t, const char *lib)
 		return 0;
 	line = line_with(out, "error while loading") ?: line_with(out, "not found");
 	return vmm_error(EXIT_HOST, "with: %s does not load into %s%s%s", lib, t->elf, line ? ": " : "", line ?: "");
+}
+
+/* The kernel's question, answered by itself: on, with everything let through, and off again. */
+static bool has_dispatch(void)
+{
+	static char selector; /* SYSCALL_DISPATCH_FILTER_ALLOW */
+
+	if (prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, 0, 0, &selector))
+		return false;
+	prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_OFF, 0, 0, 0);
+	return true;
+}
+
+int target_trap_works(const struct target *t)
+{
+	if (!(getauxval(AT_HWCAP2) & 2)) /* HWCAP2_FSGSBASE */
+		return vmm_error(EXIT_HOST, "with: %s: --trap needs RDFSBASE in user space: Linux 5.9 and a "
+				 "processor that has it", t->elf);
+	if (!has_dispatch())
+		return vmm_error(EXIT_HOST, "with: %s: --trap needs Syscall User Dispatch (Linux 5.11): %s", t->elf,
+				 strerror(errno));
+	return 0;
 }

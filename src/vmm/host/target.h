@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The program that `casement with` is to start: can the dynamic loader put us into it?
+ * The program that `casement with` is to start: can we get into it?
  */
 #pragma once
 #include "base/types.h"
@@ -39,3 +39,10 @@ int target_find(struct target *t, const char *cmd);
  * Nothing of the program runs. Return: 0, or an exit code after one line on stderr.
  */
 int target_preload_works(const struct target *t, const char *lib);
+
+/**
+ * target_trap_works() - can this host catch the program's system calls?
+ *
+ * Nothing of the program runs. Return: 0, or an exit code after one line on stderr.
+ */
+int target_trap_works(const struct target *t);

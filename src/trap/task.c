@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The client's threads and processes.
+ *
+ * A thread of the client is carried by a thread of our libc, so that the engine finds in it what libc promises: its own
+ * thread-local storage, a place in malloc. Syscall User Dispatch is not inherited: each new task arms its own.
+ */
+#include "trap/trap.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/base.h"
+#include "kvm/kvm.h"
+#include "kvm/sig.h"
+#include "kvm/sys.h"
+
+#define CARRIER_STACK (128 * 1024)
+#define TID_FLAGS     (u64)(CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID)
+
+/**
+ * struct birth - what a new thread is told; on the creator's stack until @tid is there
+ */
+struct birth {
+	struct trap_thread *t;
+	struct sigframe *f;
+	u64 child_tid;
+	_Atomic u32 tid;
+};
+
+/* What the kernel does at the end of a task that has no more use for its memory. */
+static void tell_end(u64 clear_tid)
+{
+	struct {
+		void *next;
+		long offset;
+		void *pending;
+	} head = { .next = &head };
+	u32 zero = 0;
+
+	/* the client may take the list's memory back as soon as it knows */
+	sys_call(SYS_set_robust_list, &head, sizeof(head));
+	if (clear_tid && !copy_out(clear_tid, &zero, sizeof(zero)))
+		sys_call(SYS_futex, clear_tid, FUTEX_WAKE, 1);
+	sys_call(SYS_set_robust_list, NULL, sizeof(head));
+}
+
+static void *carrier(void *arg)
+{
+	struct birth *b = arg;
+	struct trap_thread *t = b->t;
+	struct sigframe *f = b->f;
+	struct trap_stack none = { .flags = SS_DISABLE };
+	u32 tid = (u32)base_gettid();
+
+	if (trap_arm(t)) {
+		atomic_store(&b->tid, ~0u);
+		futex_wake(&b->tid, 1);
+		trap_free(t);
+		return NULL;
+	}
+	if (b->child_tid)
+		copy_out(b->child_tid, &tid, sizeof(tid));
+	atomic_store(&b->tid, tid);
+	futex_wake(&b->tid, 1);
+	/* the creator's stack is not looked at from here on */
+	trap_depart(t, f);
+	sys_call(SYS_prctl, 59, 0, 0, 0, 0); /* PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_OFF */
+	sys_call(SYS_sigaltstack, &none, NULL);
+	tell_end(t->clear_tid);
+	trap_free(t);
+	return NULL;
+}
+
+static int start_carrier(struct birth *b)
+{
+	pthread_attr_t attr;
+	pthread_t id;
+	int r;
+
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	pthread_attr_setstacksize(&attr, CARRIER_STACK);
+	r = pthread_create(&id, &attr, carrier, b);
+	pthread_attr_destroy(&attr);
+	return -r;
+}
+
+static long new_thread(struct trap_thread *t, const struct sigframe *f, u64 flags, u64 stack,
+		       u64 ptid, u64 ctid, u64 tls)
+{
+	struct birth b = { .t = trap_alloc(), .child_tid = flags & CLONE_CHILD_SETTID ? ctid : 0 };
+	u32 tid;
+	int r;
+
+	if (!b.t)
+		return -ENOMEM;
+	b.f = trap_copy_frame(b.t, f);
+	b.f->rax = 0;
+	if (stack)
+		b.f->rsp = stack;
+	b.t->client_fs = flags & CLONE_SETTLS ? tls : t->client_fs;
+	b.t->clear_tid = flags & CLONE_CHILD_CLEARTID ? ctid : 0;
+	b.t->carried = true;
+	b.t->blocks_sys = t->blocks_sys;
+	b.t->filter = t->filter;
+	b.t->actions = t->actions;
+	r = start_carrier(&b);
+	if (r) {
+		trap_free(b.t);
+		return r;
+	}
+	while (!(tid = atomic_load(&b.tid)))
+		futex_wait(&b.tid, 0, -1);
+	if (tid == ~0u)
+		return -EAGAIN;
+	if (flags & CLONE_PARENT_SETTID)
+		copy_out(ptid, &tid, sizeof(tid));
+	return tid;
+}
+
+/* ---- processes ------------------------------------------------------------------------------- */
+
+/* With CLONE_PIDFD its number is written where PARENT_SETTID would write. */
+static inline __attribute__((always_inline)) long raw_clone(u64 flags, u64 ptid)
+{
+	return sys_call(SYS_clone, flags & ~(TID_FLAGS | CLONE_SETTLS), 0,
+			flags & CLONE_PIDFD ? ptid : 0, 0, 0);
+}
+
+static void in_child(struct trap_thread *t, struct sigframe *f, u64 flags, u64 stack, u64 ctid,
+		     u64 tls)
+{
+	u32 tid = (u32)base_gettid();
+
+	trap_dispatch(t); /* the handlers' stack is inherited */
+	t->carried = false;
+	t->clear_tid = 0;
+	if (flags & CLONE_CHILD_SETTID)
+		copy_out(ctid, &tid, sizeof(tid));
+	if (flags & CLONE_CHILD_CLEARTID)
+		sys_call(SYS_set_tid_address, ctid);
+	if (flags & CLONE_SETTLS)
+		t->client_fs = tls;
+	if (stack)
+		f->rsp = stack;
+}
+
+static long new_process(struct trap_thread *t, struct sigframe *f, u64 flags, u64 stack, u64 ptid,
+			u64 ctid, u64 tls)
+{
+	bool plain = (flags & ~(TID_FLAGS | CLONE_SETTLS)) == SIGCHLD;
+	long pid = plain ? fork() : raw_clone(flags, ptid);
+	u32 tid = (u32)pid;
+
+	if (plain && pid < 0)
+		return -errno;
+	if (pid < 0)
+		return pid;
+	if (!pid) {
+		if (!plain)
+			kvm_forked();
+		in_child(t, f, flags, stack, ctid, tls);
+		return 0;
+	}
+	if (flags & CLONE_PARENT_SETTID)
+		copy_out(ptid, &tid, sizeof(tid));
+	return pid;
+}
+
+/*
+ * The child of vfork() runs in our memory until it execs; the kernel has this thread sleep as long. It gets a
+ * stack and dispositions of its own: the frame that this thread is to leave with must stay.
+ */
+static void __attribute__((noreturn, used)) vforked(struct trap_thread *t, struct sigframe *f)
+{
+	if (trap_arm(t))
+		sys_call(SYS_exit_group, 127);
+	signal_self.depth = 0;
+	trap_depart(t, f);
+	__builtin_unreachable();
+}
+
+/* On @stack, for the parent's is the alternate one still. */
+static long __attribute__((noinline))
+call_vfork(u64 flags, u64 ptid, struct trap_thread *t, struct sigframe *f)
+{
+	u64 stack = ((u64)f - 4096) & ~15ull;
+	long r = raw_clone(flags, ptid);
+
+	if (r)
+		return r;
+	__asm__ volatile("mov %0, %%rsp\n\tcall *%1"
+			 :
+			 : "r"(stack), "r"(vforked), "D"(t), "S"(f)
+			 : "memory");
+	__builtin_unreachable();
+}
+
+static long new_vfork(struct trap_thread *t, const struct sigframe *f, u64 flags, u64 stack,
+		      u64 ptid, u64 tls)
+{
+	struct trap_thread *c = trap_alloc();
+	struct sigframe *cf;
+	u32 tid;
+	long pid;
+
+	if (!c)
+		return -ENOMEM;
+	c->actions = trap_copy_actions(t);
+	if (!c->actions) {
+		trap_free(c);
+		return -ENOMEM;
+	}
+	cf = trap_copy_frame(c, f);
+	cf->rax = 0;
+	if (stack)
+		cf->rsp = stack;
+	c->client_fs = flags & CLONE_SETTLS ? tls : t->client_fs;
+	c->blocks_sys = t->blocks_sys;
+	c->altstack = t->altstack;
+	c->filter = t->filter;
+	pid = call_vfork(flags, ptid, c, cf);
+	trap_free_actions(c->actions);
+	trap_free(c);
+	tid = (u32)pid;
+	if (pid > 0 && (flags & CLONE_PARENT_SETTID))
+		copy_out(ptid, &tid, sizeof(tid));
+	return pid;
+}
+
+long trap_clone(struct trap_thread *t, struct sigframe *f, u64 flags, u64 stack, u64 ptid, u64 ctid,
+		u64 tls)
+{
+	if (flags & CLONE_THREAD)
+		return new_thread(t, f, flags, stack, ptid, ctid, tls);
+	if (!(flags & CLONE_VM))
+		return new_process(t, f, flags, stack, ptid, ctid, tls);
+	if (flags & CLONE_VFORK)
+		return new_vfork(t, f, flags, stack, ptid, tls);
+	/* Two processes in one address space would share our libc's thread. */
+	return -ENOSYS;
+}
+
+long trap_exit_thread(struct trap_thread *t)
+{
+	if (!t->carried)
+		return TRAP_GATE;
+	signal_self.depth = 0;
+	signal_self.deferred = false;
+	trap_home(t);
+}
