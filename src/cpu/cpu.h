@@ -391,7 +391,7 @@ struct vcpu {
 	struct native *native;
 	const struct translator *tr; /* NULL: interpreter only */
 	struct jit *jit;
-	u64 busy;	/* sixteenths of host TSC ticks in translated code and the interpreter, where nobody counts instructions */
+	u64 busy;	/* sixteenths of host TSC ticks in the engine, where nobody counts instructions */
 	u16 heat;	/* entries of a trace after which it is translated */
 	const void *interp_entry; /* how translated code enters a trace that has none */
 	struct vmx *vmx;
@@ -412,7 +412,7 @@ struct vcpu {
 	_Atomic u32 mode;	/* enum vcpu_mode */
 	_Atomic u32 kicked;	/* futex word for HLT and pause */
 	u64 mode_key;	/* (epoch << 16) | mode bits; compared by the jump cache */
-	u64 epoch[2];	/* of supervisor's and user's jump-cache entries; see tlb.c, "what linear addresses of code mean" */
+	u64 epoch[2];	/* of supervisor's and user's jump-cache entries: tlb.c, "what … of code mean" */
 	u64 epoch_last;	/* the youngest epoch there is */
 	u64 verify;	/* bumped when code may have been written from outside: traces are compared again */
 	u64 outside_seen;	/* machine.outside when it last was */
@@ -499,7 +499,7 @@ struct machine {
 	_Atomic u32 pause_lock;	/* 0 free, else who pauses: vCPU index + 1, or bit 31 and a thread id */
 	_Atomic u32 pause_seq;	/* futex: bumped at resume */
 	u32 pause_depth;	/* nesting by the owner of pause_lock */
-	_Atomic u64 outside;	/* bumped when user space or a device had a chance to write code, before it interrupts */
+	_Atomic u64 outside;	/* bumped when user space or a device may have written code, before it interrupts */
 	_Atomic u32 ack_seq;	/* futex: bumped when a vCPU leaves guest mode */
 	u64 quirks_disabled;	/* enum quirk: KVM_CAP_DISABLE_QUIRKS2 mask */
 	bool emulation_exits;	/* KVM_CAP_EXIT_ON_EMULATION_FAILURE */

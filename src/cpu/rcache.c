@@ -21,7 +21,7 @@ static u32 trace_ref(const struct rcache *rc, const struct trace *t)
 	return (u32)(((const u8 *)t - rc->arena) / 8);
 }
 
-/* Neighbours in the page are neighbours here: they are needed together, and a miss of the host's caches is what counts. */
+/* Neighbours in the page are neighbours here: they are needed together, and a miss of the host's caches counts. */
 static u32 hash_trace(gpa_t gpa, u16 key)
 {
 	u64 h = (gpa >> PAGE_SHIFT ^ (u64)key << 40) * 0x9e3779b97f4a7c15ull;
