@@ -38,7 +38,8 @@ static bool same(const uint8_t *b, const struct insn *rec, const struct decode *
 	if (!memo_record(v, b, 15, &memo))
 		return true;
 	known++;
-	if ((memo.fn != rec->fn && !other_stub) || memo.op != rec->op || memo.imm != rec->imm || memo.disp != rec->disp ||
+	if ((memo.fn != rec->fn && !other_stub) || memo.op != rec->op || memo.imm != rec->imm ||
+	    memo.disp != rec->disp ||
 	    memo.id != rec->id || memo.off != rec->off || memo.len != rec->len || memo.osz != rec->osz ||
 	    memo.addr != rec->addr || memo.base != rec->base || memo.index != rec->index || memo.regs != rec->regs ||
 	    memo.flags != rec->flags)

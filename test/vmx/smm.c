@@ -117,7 +117,7 @@ static void spoilt(void)
 	gone();
 }
 
-/* ---- CR4.VMXE ---------------------------------------------------------------------------------------------------- */
+/* ---- CR4.VMXE ------------------------------------------------------------------------------------------------ */
 
 static void vmxe(void)
 {
@@ -144,7 +144,7 @@ static void vmxe(void)
 	}
 }
 
-/* ---- privilege level ----------------------------------------------------------------------------------------------- */
+/* ---- privilege level ----------------------------------------------------------------------------------------- */
 
 /* L2 at CPL 3 in a conforming code segment of DPL 0. */
 static void start_user(const char *options)
@@ -180,7 +180,7 @@ static void levels(void)
 	gone();
 }
 
-/* ---- fixed bits -------------------------------------------------------------------------------------------------------- */
+/* ---- fixed bits ---------------------------------------------------------------------------------------------- */
 
 static u64 cr0_of(int cpu)
 {
@@ -244,7 +244,7 @@ static void fixed_unrestricted(void)
 	gone();
 }
 
-/* ---- the state in SMM, and migration in the middle of it -------------------------------------------------------------- */
+/* ---- the state in SMM, and migration in the middle of it ----------------------------------------------------- */
 
 static void environment(const char *options, const char *name)
 {
@@ -287,7 +287,8 @@ static void migrated(const char *options, const char *name)
 	to_l2();
 	is(after_smi(), L2_AT(SMM_PORT), "SMM");
 	is(get_nested(&i), 0, "D21 %s: KVM_GET_NESTED_STATE in SMM from L2", name);
-	is(i.s.hdr.vmx.smm.flags, KVM_STATE_NESTED_SMM_GUEST_MODE | KVM_STATE_NESTED_SMM_VMXON, "D21 %s: both flags", name);
+	is(i.s.hdr.vmx.smm.flags, KVM_STATE_NESTED_SMM_GUEST_MODE | KVM_STATE_NESTED_SMM_VMXON,
+	   "D21 %s: both flags", name);
 	is(i.s.flags & KVM_STATE_NESTED_GUEST_MODE, 0, "D21 %s: and not guest mode", name);
 	is(set_nested(&none), 0, "D21 %s: a processor without VMX operation", name);
 	is(set_nested(&i), 0, "D21 %s: gets it all", name);
