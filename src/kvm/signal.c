@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "kvm/sig.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
@@ -273,13 +274,21 @@ static void *idle(void *arg)
 	return arg;
 }
 
-/* glibc installs its cancellation handler at the first pthread_cancel(): make it do so now. */
+/* Weak: a static program has no dlopen(), but the unwinder in it. */
+extern __typeof__(dlopen) dlopen __attribute__((weak));
+
+/*
+ * glibc installs its cancellation handler at the first pthread_cancel(): make it do so now. Where there is no
+ * libgcc_s, as in a small container, pthread_cancel() ends the process, so nobody there can call it later either.
+ */
 static void provoke_cancel_handler(void)
 {
 	u64 all = ~(bit(SIG_CANCEL) | bit(SIG_SETXID)), old = 0;
 	pthread_t t;
 	int r;
 
+	if (dlopen && !dlopen("libgcc_s.so.1", RTLD_NOW))
+		return;
 	sys_call(SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, sizeof(u64));
 	r = pthread_create(&t, NULL, idle, NULL);
 	sys_call(SYS_rt_sigprocmask, SIG_SETMASK, &old, NULL, sizeof(u64));
