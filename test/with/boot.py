@@ -4,7 +4,9 @@
 import hashlib
 import os
 import socketserver
+import sys
 import threading
+import time
 
 from vm import INITRD, Tap, Vm, need_qemu
 
@@ -12,12 +14,17 @@ need_qemu()
 tap = Tap()
 
 
-def boot(cpus, *args, accel="kvm"):
-    with Vm("-smp", str(cpus), "-no-reboot", *args, accel=accel, script="echo cpus $(nproc); poweroff -f") as v:
+def boot(cpus, *args, accel="kvm", engine="interp", append=""):
+    began = time.monotonic()
+    with Vm("-smp", str(cpus), "-no-reboot", *args, accel=accel, script="echo cpus $(nproc); poweroff -f", append=append,
+            env={"CASEMENT_OPTS": f"engine={engine}"}) as v:
         up = v.expect(r"up in ([\d.]+) s", 90).group(1)
         v.expect(rf"^cpus {cpus}$", 30)
         status = v.wait(30)
-        return f"up in {up} s" if status == 0 else (False, f"exit status {status}\n{v.stderr()}")
+        if status:
+            return False, f"exit status {status}\n{v.stderr()}"
+        lines = f", {v.text.count(chr(10))} lines" if append else ""
+        return f"up in {up} s, all in {time.monotonic() - began:.1f} s{lines}"
 
 
 ROWS = [
@@ -33,8 +40,19 @@ ROWS = [
     ("-cpu qemu64", 1, ["-M", "pc", "-cpu", "qemu64"], ""),
     ("-cpu Icelake-Server,+vmx", 1, ["-M", "q35", "-cpu", "Icelake-Server,+vmx"], ""),
 ]
+LONG = "-l" in sys.argv
+TRANSLATED = ["microvm", "pc through SeaBIOS, 2 vCPUs", "q35, 4 vCPUs"]
 for name, cpus, args, accel in ROWS:
     tap.run(name, lambda c=cpus, a=args, x=accel: boot(c, *a, accel="kvm" + x))
+for name, cpus, args, accel in ROWS:
+    if LONG or name in TRANSLATED:
+        tap.run(f"{name}, translated", lambda c=cpus, a=args, x=accel: boot(c, *a, accel="kvm" + x, engine="jit"))
+if LONG:
+    # The serial line is written byte by byte: each one is an exit and sets the level of its interrupt line.
+    for machine in "q35", "pc":
+        for engine in "interp", "jit":
+            tap.run(f"{machine}, every message of the kernel, {engine}",
+                    lambda m=machine, e=engine: boot(1, "-M", m, engine=e, append="ignore_loglevel"))
 
 
 def disk(machine):
