@@ -124,6 +124,18 @@ void mmu_select_view(struct vcpu *v);
 static inline bool mmu_checked(const struct vcpu *v) { return v->dtlb == &v->l1[VIEW_NONE]; }
 
 /*
+ * After STI, nothing waiting: the instruction at v->rip, whose boundary before it has nothing to look at. False: the
+ * run loop has.
+ */
+bool cpu_step_shadow(struct vcpu *v);
+/* Must the next instruction be run by itself? */
+static inline bool cpu_must_step(const struct vcpu *v)
+{
+	return v->shadow || v->step_mask || (v->watch_mask && mmu_checked(v)) ||
+	       (v->rflags & (FLAG_TF | FLAG_RF));
+}
+
+/*
  * Set this vCPU's bit in s->code_users for gpa's page; the first user withdraws everybody's write
  * entries for it. Called before the page's bytes are read for decoding. False: it waited, and the memory
  * map changed meanwhile (s may be gone): translate again.

@@ -44,7 +44,7 @@ static void land_slow(struct tmpl *t)
 /* ---- the jump cache ------------------------------------------------------------------------------- */
 
 _Static_assert(offsetof(struct rcache, jc) == 0, "the lookup adds nothing");
-_Static_assert(sizeof(struct jentry) == 32, "the lookup shifts by 5");
+_Static_assert(sizeof(struct jentry) == 32, "the lookup shifts by 6: sets of two");
 
 /* Target in rax: r8 = its jump-cache entry. Clobbers rdx. */
 static void lookup(struct tmpl *t)
@@ -60,11 +60,11 @@ static void lookup(struct tmpl *t)
 	emit1(e, 0xe8);
 	emit1(e, 12);
 	emit_rr(e, false, 0x31, GPR_RAX, GPR_R8);
-	emit_alu_imm(e, false, 4, GPR_R8, JCACHE_SIZE - 1);
-	emit1(e, 0x49); /* shl r8, 5 */
+	emit_alu_imm(e, false, 4, GPR_R8, JCACHE_SETS - 1);
+	emit1(e, 0x49); /* shl r8, 6 */
 	emit1(e, 0xc1);
 	emit1(e, 0xe0);
-	emit1(e, 5);
+	emit1(e, 6);
 	emit_rm(e, true, 0x03, GPR_R8, R_VCPU, OFF(rc));
 	emit_rm(e, true, 0x3b, GPR_RAX, GPR_R8, (s32)offsetof(struct jentry, lin));
 	slow_if(t, CC_NE);

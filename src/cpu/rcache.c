@@ -754,11 +754,10 @@ int rcache_find(struct vcpu *v, u64 lin, const struct insn **out)
 	}
 	*out = t->rec;
 	if (t->nbytes <= b.limit && b.limit > PAGE_SIZE + 16) {
-		j = jcache_slot(v->rc, lin);
-		j->lin = lin;
-		j->mode_key = v->mode_key;
-		j->rec = t->rec;
-		j->code = t->code ? t->code : v->interp_entry;
+		j = jcache_set(v->rc, lin);
+		if (j->lin != lin || (u16)(j->mode_key ^ v->mode_key)) /* not the same thing grown old */
+			j[1] = j[0];
+		*j = (struct jentry){ lin, v->mode_key, t->rec, t->code ? t->code : v->interp_entry };
 	}
 	return OP_NEXT;
 }
@@ -780,12 +779,13 @@ struct trace *rcache_on_page(struct vcpu *v, gpa_t page, struct trace *prev)
 void rcache_set_code(struct vcpu *v, struct trace *t, const void *entry, const void *code)
 {
 	u64 lin = v->page_rip + (t->gpa & ~PAGE_MASK);
-	struct jentry *j = jcache_slot(v->rc, lin);
+	struct jentry *j = jcache_set(v->rc, lin);
 
 	t->rec[0].fn = entry ? entry : t->first;
 	t->code = code;
-	if (j->rec == t->rec)
-		j->code = code ? code : v->interp_entry;
+	for (unsigned int way = 0; way < 2; way++)
+		if (j[way].rec == t->rec)
+			j[way].code = code ? code : v->interp_entry;
 }
 
 void rcache_warm(struct vcpu *v, const struct insn *first)

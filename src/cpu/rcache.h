@@ -17,7 +17,7 @@
 #define RCACHE_PAGES 4096u	/* distinct code pages */
 #define RCACHE_PAGE_HASH 4096u
 #define RCACHE_TRACE_MAX 32u	/* instructions */
-#define JCACHE_SIZE 4096u
+#define JCACHE_SETS 4096u
 #define RCACHE_FETCH 256u
 
 /**
@@ -77,7 +77,7 @@ struct fetch_entry {
 };
 
 struct rcache {
-	struct jentry jc[JCACHE_SIZE];
+	struct jentry jc[JCACHE_SETS][2];
 	struct fetch_entry fetch[RCACHE_FETCH];
 	u32 hash[RCACHE_HASH];
 	u32 page_hash[RCACHE_PAGE_HASH];
@@ -91,9 +91,19 @@ struct rcache {
 	u8 arena[RCACHE_ARENA] __attribute__((aligned(4096)));
 };
 
-static inline struct jentry *jcache_slot(struct rcache *rc, u64 lin)
+/* Two entries that share a line of the host's caches. Emitted code looks at the first and perhaps at the other. */
+static inline struct jentry *jcache_set(struct rcache *rc, u64 lin)
 {
-	return &rc->jc[(lin ^ (lin >> 12)) & (JCACHE_SIZE - 1)];
+	return rc->jc[(lin ^ (lin >> 12)) & (JCACHE_SETS - 1)];
+}
+
+static inline const struct jentry *jcache_find(struct rcache *rc, u64 lin, u64 mode_key)
+{
+	const struct jentry *j = jcache_set(rc, lin);
+
+	if (likely(j[0].lin == lin && j[0].mode_key == mode_key))
+		return j;
+	return j[1].lin == lin && j[1].mode_key == mode_key ? j + 1 : NULL;
 }
 
 /**

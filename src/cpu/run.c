@@ -248,18 +248,12 @@ static inline bool must_count(const struct vcpu *v)
 
 /* ---- the loop --------------------------------------------------------------------------------- */
 
-static inline bool must_step(const struct vcpu *v)
-{
-	return v->shadow || v->step_mask || (v->watch_mask && mmu_checked(v)) ||
-	       (v->rflags & (FLAG_TF | FLAG_RF));
-}
-
 static int find(struct vcpu *v, const struct insn **rec)
 {
 	u64 lin = cpu_lin_rip(v);
-	const struct jentry *j = jcache_slot(v->rc, lin);
+	const struct jentry *j = jcache_find(v->rc, lin, v->mode_key);
 
-	if (likely(j->lin == lin && j->mode_key == v->mode_key)) {
+	if (likely(j)) {
 		*rec = j->rec;
 		return OP_NEXT;
 	}
@@ -351,6 +345,11 @@ static bool step(struct vcpu *v, bool again)
 	return v->stop == CPU_RUN && res != OP_STOP;
 }
 
+bool cpu_step_shadow(struct vcpu *v)
+{
+	return step(v, false) && !v->inj.valid;
+}
+
 /* Run traces until something must be looked at. False: v->stop is set. */
 static bool run_traces(struct vcpu *v)
 {
@@ -370,7 +369,7 @@ static bool run_traces(struct vcpu *v)
 		settle(v, res);
 		if (unlikely((v->rflags & FLAG_IF) & ~was_if))
 			atomic_fetch_or(&v->request, REQ_EVENT);
-	} while (likely(res <= OP_JUMP && !v->request && !must_step(v)));
+	} while (likely(res <= OP_JUMP && !v->request && !cpu_must_step(v)));
 	if (res == OP_EXC)
 		queue_exception(v);
 	else if (res == OP_STOP)
@@ -461,7 +460,7 @@ enum cpu_stop cpu_run(struct vcpu *v)
 	atomic_fetch_or(&v->request, REQ_EVENT);
 	go = complete(v);
 	while (go && boundary(v))
-		go = must_step(v) || must_count(v) ? step(v, false) : run_traces(v);
+		go = cpu_must_step(v) || must_count(v) ? step(v, false) : run_traces(v);
 	if (v->stop == CPU_RUN)
 		v->stop = CPU_STOP_INTERNAL;
 	return leave(v);

@@ -216,6 +216,32 @@ static void glue_check(struct emit *e, const void *fn)
 	leave_with_result(e);
 }
 
+/* reg = jump-cache entry: there. */
+static void go_to_entry(struct emit *e, unsigned int reg)
+{
+	put_mov(e, R_I, reg);
+	load_guest(e);
+	emit_jmp_mem(e, R_I, (s32)offsetof(struct jentry, code));
+}
+
+static void glue_op(struct emit *e)
+{
+	unsigned int leaves, out;
+
+	call_site(e, (const void *)jit_op);
+	emit_rr(e, true, 0x85, GPR_RAX, GPR_RAX);
+	leaves = emit_jcc(e, CC_NE);
+	load_guest(e);
+	emit1(e, 0xc3);
+	emit_land(e, leaves);
+	emit_alu_imm(e, true, 0, GPR_RSP, 8); /* the block is not returned to */
+	emit_rr(e, true, 0x85, GPR_RDX, GPR_RDX);
+	out = emit_jcc(e, CC_E);
+	go_to_entry(e, GPR_RDX);
+	emit_land(e, out);
+	leave_with_result(e);
+}
+
 /* The C path of an operand goes on where it says: behind the check, or behind the whole instruction. */
 static void glue_slow(struct emit *e)
 {
@@ -235,55 +261,83 @@ static void glue_slow(struct emit *e)
 	leave_with_result(e);
 }
 
-/* The record that v->cur names when a block was left for an unknown target. */
-static const struct insn between;
+const struct insn jit_between;
 
-/* T = RIP of the next instruction: out. */
-static void glue_out(struct emit *e)
+/* vcpu.rip is the next instruction's: out. */
+static void leave_between(struct emit *e)
 {
 	struct mem_ref result = ref_gs(OFF(jit_result));
 
-	put_store(e, R_T, OFF(rip));
-	save_guest(e);
-	emit1(e, 0x48); /* mov rax, &between */
+	emit1(e, 0x48); /* mov rax, &jit_between */
 	emit1(e, 0xb8);
-	emit4(e, (u32)(u64)&between);
-	emit4(e, (u32)((u64)&between >> 32));
+	emit4(e, (u32)(u64)&jit_between);
+	emit4(e, (u32)((u64)&jit_between >> 32));
 	put_store(e, GPR_RAX, OFF(cur));
 	emit_ref(e, false, 0xc7, 0, &result);
 	emit4(e, OP_JUMP);
 	leave_with_result(e);
 }
 
+/* T = RIP of the next instruction: out. */
+static void glue_out(struct emit *e)
+{
+	put_store(e, R_T, OFF(rip));
+	save_guest(e);
+	leave_between(e);
+}
+
+/* I = jump-cache entry: go there if it is T's. A miss leaves T as it was. */
+static unsigned int try_entry(struct emit *e)
+{
+	unsigned int other, old;
+
+	emit_rm(e, true, 0x3b, R_T, R_I, (s32)offsetof(struct jentry, lin));
+	other = emit_jcc(e, CC_NE);
+	put_load(e, R_T, OFF(mode_key));
+	emit_rm(e, true, 0x3b, R_T, R_I, (s32)offsetof(struct jentry, mode_key));
+	emit_load(e, R_T, R_I, offsetof(struct jentry, lin));
+	old = emit_jcc(e, CC_NE);
+	emit_alu_imm(e, true, 4, R_T, -(s32)PAGE_SIZE);
+	put_store(e, R_T, OFF(page_rip));
+	emit_jmp_mem(e, R_I, (s32)offsetof(struct jentry, code));
+	emit_land(e, other);
+	return old;
+}
+
 /* T = RIP of the next instruction: through the jump cache, or out. */
 static void glue_jump(struct emit *e)
 {
 	struct mem_ref request = ref_gs(OFF(request)), rc = ref_gs(OFF(rc));
-	unsigned int miss[3];
+	unsigned int old, out[2];
 
 	emit_ref(e, false, 0x83, 7, &request);
 	emit1(e, 0);
-	miss[0] = emit_jcc(e, CC_NE);
+	out[0] = emit_jcc(e, CC_NE);
 	put_mov(e, R_I, R_T);
 	put_shift(e, true, SHIFT_RIGHT, R_I, PAGE_SHIFT);
 	emit_rr(e, false, 0x33, R_I, R_T);
-	emit_alu_imm(e, false, 4, R_I, JCACHE_SIZE - 1);
-	put_shift(e, true, SHIFT_LEFT, R_I, 5);
+	emit_alu_imm(e, false, 4, R_I, JCACHE_SETS - 1);
+	put_shift(e, true, SHIFT_LEFT, R_I, 6);
 	emit_ref(e, true, 0x03, R_I, &rc);
-	emit_rm(e, true, 0x3b, R_T, R_I, (s32)offsetof(struct jentry, lin));
-	miss[1] = emit_jcc(e, CC_NE);
-	put_load(e, R_T, OFF(mode_key));
-	emit_rm(e, true, 0x3b, R_T, R_I, (s32)offsetof(struct jentry, mode_key));
-	emit_load(e, R_T, R_I, offsetof(struct jentry, lin));
-	miss[2] = emit_jcc(e, CC_NE);
-	emit_alu_imm(e, true, 4, R_T, -(s32)PAGE_SIZE);
-	put_store(e, R_T, OFF(page_rip));
-	emit_jmp_mem(e, R_I, (s32)offsetof(struct jentry, code));
-	for (unsigned int k = 0; k < 3; k++)
-		emit_land(e, miss[k]);
-	glue_out(e);
+	old = try_entry(e);
+	emit_land(e, old);
+	emit_alu_imm(e, true, 0, R_I, sizeof(struct jentry));
+	old = try_entry(e);
+	emit_land(e, old);
+	put_store(e, R_T, OFF(rip));
+	save_guest(e);
+	put_gs_base(e, GPR_RDI);
+	emit_call(e, (const void *)jit_find);
+	emit_rr(e, true, 0x85, GPR_RAX, GPR_RAX);
+	out[1] = emit_jcc(e, CC_E);
+	go_to_entry(e, GPR_RAX);
+	emit_land(e, out[0]);
+	put_store(e, R_T, OFF(rip));
+	save_guest(e);
+	emit_land(e, out[1]);
+	leave_between(e);
 }
-_Static_assert(sizeof(struct jentry) == 32, "the lookup shifts by 5");
+_Static_assert(sizeof(struct jentry) == 32, "the lookup shifts by 6: sets of two");
 /* A signal handler sends a block here whose instruction faulted. */
 static void glue_fault(struct emit *e)
 {
@@ -353,7 +407,7 @@ void glue_make(struct vcpu *v)
 	j->slow = make(j, glue_slow);
 	make_misses(j);
 	j->fault = make(j, glue_fault);
-	j->op = make_check(j, (const void *)jit_op);
+	j->op = make(j, glue_op);
 	j->fp = make_check(j, (const void *)jit_fp);
 	j->stop = make_check(j, (const void *)jit_stop);
 	j->glue_end = j->used;

@@ -172,6 +172,7 @@ struct jit {
 	const u8 *enter, *interp, *jump, *slow, *op, *fp, *stop, *fault, *out;
 	const u8 *miss[2][VIEW_NUM][2];	/* by level, view, and whether it is a write */
 	u32 fault_site;
+	struct insn there;	/* v->cur after an instruction that was run apart */
 	struct lockstep *lockstep;
 	u64 host_gs;
 	u64 entered;	/* host TSC at cpu_run() */
@@ -275,8 +276,18 @@ size_t lockstep_size(void);
 
 /* Where the block goes on, 0: it is left; and T, if that is in front of the access. */
 struct slow_result { u64 next; u64 ptr; };
+/**
+ * struct op_answer - what becomes of a block after C ran one of its instructions
+ * @leaves: not what follows the instruction
+ * @next: but this; NULL: out to the run loop
+ */
+struct op_answer { u64 leaves; const struct jentry *next; };
 struct slow_result jit_slow(struct vcpu *v, u32 site);
-int jit_op(struct vcpu *v, u32 site);
+/* The record that v->cur names when a block was left for v->rip and not at an instruction. */
+extern const struct insn jit_between;
+struct op_answer jit_op(struct vcpu *v, u32 site);
+/* A jump to v->rip missed the jump cache: its entry, or NULL: out to the run loop. */
+const struct jentry *jit_find(struct vcpu *v);
 int jit_fp(struct vcpu *v, u32 site);
 int jit_stop(struct vcpu *v, u32 site);
 void jit_failed(struct vcpu *v);

@@ -170,16 +170,94 @@ struct slow_result jit_slow(struct vcpu *v, u32 site)
 	return out;
 }
 
+/*
+ * Before this came to the run loop it would have looked around; here nothing has happened that it would find. A
+ * fetch that faults is tried again there.
+ */
+const struct jentry *jit_find(struct vcpu *v)
+{
+	const struct jentry *j = jcache_find(v->rc, v->rip, v->mode_key);
+	const struct insn *rec;
+
+	if (!j) {
+		if (rcache_find(v, v->rip, &rec) != OP_NEXT) {
+			v->exc.valid = false;
+			v->stop = CPU_RUN;
+			return NULL;
+		}
+		j = jcache_find(v->rc, v->rip, v->mode_key);
+		if (v->request || !j)
+			return NULL;
+	}
+	v->page_rip = v->rip & PAGE_MASK;
+	return j;
+}
+
+/* Interrupts are open now that were not: is one waiting? */
+static bool event_waits(struct vcpu *v)
+{
+	const struct cpu_bus *bus = v->vm->bus;
+
+	return v->nonroot || v->nmi_pending || v->smi_pending || v->pending.valid || bus->intr_pending(v) >= 0 ||
+	       (bus->intr_window_wanted && bus->intr_window_wanted(v));
+}
+
+/* Is there nothing for the run loop to look at before the next instruction? */
+static bool undisturbed(const struct vcpu *v)
+{
+	return !v->request && v->stop == CPU_RUN && v->csz == 8 && !v->mmio.n && !v->pending_db && !v->bus_lock &&
+	       !v->pending.valid;
+}
+
+/*
+ * What the run loop does when a handler has ended a trace, as long as it would do nothing else. What jit_find() has
+ * decoded may lie where r was.
+ */
+static const struct jentry *go_on(struct vcpu *v, const struct insn *r, int res, u64 was_if)
+{
+	const struct jentry *next;
+	bool opened = (v->rflags & FLAG_IF) & ~was_if;
+
+	leave(v, r, res);
+	if (!undisturbed(v) || (opened && event_waits(v)))
+		return NULL;
+	if (res == OP_END)
+		v->rip = cpu_next_rip(v, r);
+	if (v->shadow == SHADOW_STI) {
+		bool good = cpu_step_shadow(v) && undisturbed(v) && !event_waits(v);
+
+		v->jit->there.off = (u16)(v->insn_rip - v->page_rip);
+		leave(v, &v->jit->there, OP_JUMP);
+		if (!good)
+			return NULL;
+	}
+	if (cpu_must_step(v))
+		return NULL;
+	next = jit_find(v);
+	if (!next)
+		leave(v, &jit_between, OP_JUMP);
+	return next;
+}
+
 /* A whole instruction in C. */
-int jit_op(struct vcpu *v, u32 site)
+struct op_answer jit_op(struct vcpu *v, u32 site)
 {
 	const struct site *s = &v->jit->site[site];
 	const struct insn *r = site_rec(v, s);
+	u64 was_if = v->rflags & FLAG_IF;
+	struct op_answer out = { .leaves = false };
 	int res;
 
 	v->jit->stats.ops++;
 	res = whole(v, s, r);
-	return res == OP_NEXT ? 0 : leave(v, r, res);
+	if (res == OP_NEXT)
+		return out;
+	out.leaves = true;
+	if (res == OP_JUMP || res == OP_END)
+		out.next = go_on(v, r, res, was_if);
+	else
+		leave(v, r, res);
+	return out;
 }
 
 int jit_fp(struct vcpu *v, u32 site)
