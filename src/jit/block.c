@@ -68,6 +68,7 @@ static void put_cold(struct work *w)
 	for (unsigned int n = 0; n < w->ncold; n++) {
 		struct cold *c = &w->cold[n];
 
+		c->at = w->e.n;
 		for (unsigned int k = 0; k < c->njumps; k++)
 			emit_land(&w->e, c->jump[k]);
 		if (c->kind == COLD_MISS) {
@@ -191,6 +192,7 @@ static bool make_block(struct work *w, struct block *b)
 		if (insn_rows[last->id].traits & T_END) /* the mode may be another one now */
 			w->exit[w->nexits - 1].off = PAGE_SIZE;
 	}
+	w->hot_end = w->e.n;
 	put_cold(w);
 	put_cold_exits(w);
 	return !emit_full(&w->e) && w->ncold < COLDS - 1;
@@ -250,7 +252,7 @@ void jit_translate(struct vcpu *v, struct trace *t)
 	b = &j->block[j->nblocks + 1];
 	if (!t->n || !decode_trace(w))
 		return;
-	if (make_block(w, b))
+	if (make_block(w, b) && (!j->verify || verify_block(w, b)))
 		keep_block(w, b);
 	else
 		j->nsites = w->site0;

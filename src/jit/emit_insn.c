@@ -107,12 +107,12 @@ static void put_mem(struct work *w, struct rename *rn)
 	u32 acc = (d->mem_acc & MEM_R ? ACC_R : 0) | (d->mem_acc & MEM_W ? ACC_W : 0) |
 		  (native_is_locked(d) ? ACC_LOCK : 0);
 
-	if (native_waits_x87(d))
-		emit1(&w->e, 0x9b);
 	flags_give_up(w);
 	work_site(w, d->mem_size, acc);
 	w->j->site[w->site].flags = w->flags;
 	w->j->site[w->site].recipe = w->recipe;
+	if (native_waits_x87(d)) /* it can fault: not before there is a site */
+		emit1(&w->e, 0x9b);
 	m = put_address(w);
 	put_check(w, &m, d->mem_size, d->mem_acc & MEM_W);
 	rn->mem = ref_base(R_T, 0);
@@ -142,6 +142,7 @@ static void put_copy(struct work *w)
 		if (!(d->gpr_full & 1u << reg[k]))
 			put_load(&w->e, scratch[k], OFF_GPR(reg[k]));
 	}
+	w->copied[w->k] = w->e.n;
 	rename_emit(&w->e, d, &rn);
 	for (unsigned int k = 0; k < n; k++)
 		if (d->gpr_write & 1u << reg[k])
@@ -156,6 +157,8 @@ void put_insn(struct work *w)
 	const struct insn *r = work_rec(w);
 
 	w->site = NO_SITE;
+	w->start[w->k] = w->e.n;
+	w->copied[w->k] = NOT_COPIED;
 	if (insn_rows[r->id].traits & T_NOP)
 		return;
 	if (put_template(w))

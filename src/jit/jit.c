@@ -82,6 +82,7 @@ static void destroy(struct vcpu *v)
 	if (!v->jit)
 		return;
 	xmem_destroy(&v->jit->x);
+	verify_free(v->jit->verify);
 	munmap(v->jit, sizeof(*v->jit));
 	v->jit = NULL;
 	v->tr = NULL;
@@ -102,6 +103,16 @@ static u16 heat(void)
 	int n = s ? atoi(s) : 0;
 
 	return n > 0 && n < 65536 ? (u16)n : 24;
+}
+
+/* Debug builds and tests look at each block before it runs. */
+static bool verify_wanted(void)
+{
+#ifdef __OPTIMIZE__
+	return getenv("CASEMENT_VERIFY") != NULL;
+#else
+	return true;
+#endif
 }
 
 int jit_attach(struct vcpu *v)
@@ -127,6 +138,8 @@ int jit_attach(struct vcpu *v)
 	}
 	v->heat = heat();
 	glue_make(v);
+	if (verify_wanted())
+		j->verify = verify_make();
 	j->force = force_from_environment();
 	j->limit = j->force & FORCE_TINY ? j->glue_end + BLOCK_ROOM + TINY_SIZE : CODE_SIZE;
 	v->tr = j->lockstep ? &lockstep_translator : j->force & FORCE_KICK ? &forced_translator : &translator;

@@ -108,6 +108,7 @@ struct block {
 /* COLD_MISS searches the next level of the TLB first, in T and I of the probe that missed. */
 enum cold_kind { COLD_MISS, COLD_SLOW, COLD_OP, COLD_FP, COLD_STOP };
 #define NO_WAY_BACK (~0u)
+#define NOT_COPIED (~0u)
 
 /* A path behind the block: jumps that lead there, C function to call, where to go on. */
 struct cold {
@@ -118,6 +119,7 @@ struct cold {
 	u32 jump[4];
 	u32 site;
 	u32 back;
+	u32 at;		/* where it begins */
 };
 #define COLDS 128
 #define BLOCK_EXITS 80
@@ -128,6 +130,8 @@ struct cold {
  * @candidate: instruction whose flags could be had by repeating it, -1 none
  * @fp_ok: enum fp_live bits that this block has tested
  * @site: of the current instruction; NO_SITE
+ * @start, @copied: of each instruction: where its code begins; where its copy stands, NOT_COPIED
+ * @hot_end: where the paths behind the block begin
  */
 struct work {
 	struct vcpu *v;
@@ -147,6 +151,8 @@ struct work {
 	struct cold cold[COLDS];
 	struct exit exit[BLOCK_EXITS];
 	struct decode d[RCACHE_TRACE_MAX];
+	u32 start[RCACHE_TRACE_MAX], copied[RCACHE_TRACE_MAX];
+	u32 hot_end;
 };
 
 /**
@@ -174,6 +180,7 @@ struct jit {
 	u32 fault_site;
 	struct insn there;	/* v->cur after an instruction that was run apart */
 	struct lockstep *lockstep;
+	struct verify *verify;
 	u64 host_gs;
 	u64 entered;	/* host TSC at cpu_run() */
 	struct jit_stats stats;
@@ -292,6 +299,14 @@ int jit_fp(struct vcpu *v, u32 site);
 int jit_stop(struct vcpu *v, u32 site);
 void jit_failed(struct vcpu *v);
 bool jit_fault(struct vcpu *v, int vector, void *uctx);
+
+/* ---- verify.c --------------------------------------------------------------------------------------- */
+
+struct verify *verify_make(void);
+void verify_free(struct verify *y);
+/* Is the block as blocks must be? If not, says so on standard error and makes the vCPU stop. */
+bool verify_block(struct work *w, const struct block *b);
+extern bool verify_test_quiet; /* a test that makes wrong blocks need not be told */
 
 /* ---- force.c ---------------------------------------------------------------------------------------- */
 

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The verifier's own: what is known of the host's state before an instruction of a block.
+ */
+#pragma once
+#include "jit/jit_priv.h"
+
+/**
+ * enum val_kind - what a host register holds
+ * @VAL_JUNK: anything
+ * @VAL_HOME: what the guest has in the register that it stands for
+ * @VAL_NEW: likewise, but written by the instruction at work: it cannot be begun again any more
+ * @VAL_COPY: the home value of register @arg
+ * @VAL_MASKED: an offset into a TLB array
+ * @VAL_OFFSET: linear address less the tag at @num
+ * @VAL_BOUNDED: likewise, and compared: @size bytes from there on lie in the entry's page
+ * @VAL_PTR: host address of @size bytes; @arg: they may be written
+ * @VAL_SITE: number of a site
+ * @VAL_LAHF, @VAL_FLAGS: in RAX: SF to CF in AH; OF in AL too. @arg: of the guest
+ * @VAL_AFLAGS, @VAL_OVERFLOWED: in RAX: vcpu.aflags, on its way to the host's flags. @arg: of the guest
+ * @VAL_REQUEST: vcpu.request
+ */
+enum val_kind {
+	VAL_JUNK, VAL_HOME, VAL_NEW, VAL_COPY, VAL_MASKED, VAL_OFFSET, VAL_BOUNDED, VAL_PTR, VAL_SITE, VAL_LAHF,
+	VAL_FLAGS, VAL_AFLAGS, VAL_OVERFLOWED, VAL_REQUEST,
+};
+
+struct val {
+	u8 kind;
+	u8 arg;
+	u16 size;
+	u32 num;
+};
+
+enum lock_seen { LOCK_TYPE = 1, LOCK_LINE = 2 };
+
+/**
+ * struct vstate - before an instruction
+ * @k: guest instruction at work
+ * @host, @saved: the guest's flags are in the host's; in vcpu.aflags
+ * @polled: the request word was looked at since @k began
+ * @locks: enum lock_seen
+ * @fp: enum fp_live bits that were tested
+ * @cmp: register that the host's flags compare with @cmp_imm; REF_NONE. Likewise the rest of cmp_*
+ */
+struct vstate {
+	bool seen;
+	u8 k;
+	bool host, saved;
+	bool polled;
+	u8 locks;
+	u8 fp;
+	u8 cmp;
+	bool cmp_type, cmp_line, cmp_fp;
+	u32 cmp_imm;
+	struct val reg[16];
+};
+
+/**
+ * struct verify - a block being looked at
+ * @base: offset of the block in the code
+ * @n: its bytes
+ * @why: first thing that is wrong, NULL nothing
+ * @at: where
+ * @starts: instructions begin here
+ */
+struct verify {
+	struct work *w;
+	struct jit *j;
+	const u8 *code;
+	u32 base;
+	u32 n;
+	const char *why;
+	u32 at;
+	u32 ntodo;
+	u64 checked, refused;
+	u16 todo[BLOCK_ROOM];
+	bool starts[BLOCK_ROOM + 16];
+	struct vstate state[BLOCK_ROOM + 16];
+};
+
+static inline bool verify_fail(struct verify *y, u32 at, const char *why)
+{
+	if (!y->why) {
+		y->why = why;
+		y->at = at;
+	}
+	return false;
+}
+
+/* verify_flow.c */
+void verify_goto(struct verify *y, u32 from, u32 to, const struct vstate *s);
+bool verify_home(struct verify *y, u32 at, const struct vstate *s, bool may_restart);
+bool verify_site_at(struct verify *y, u32 at, const struct vstate *s, u32 site);
+/* Where control goes from a jump or call; false: it does not fall through. */
+bool verify_branch(struct verify *y, u32 at, const struct decode *d, struct vstate *s);
+/* verify_insn.c: what an instruction other than a branch does */
+void verify_insn(struct verify *y, u32 at, const struct decode *d, struct vstate *s);

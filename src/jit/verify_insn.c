@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a host instruction of a block does to what the verifier knows, and whether it may.
+ */
+#include "jit/verify.h"
+
+#include "cpu/op/op.h"
+
+#define HOST_RSP BIT(GPR_RSP)
+
+/* Fields of struct vcpu that blocks may write. */
+static const struct {
+	size_t off, len;
+} stores[] = {
+	{ offsetof(struct vcpu, aflags), 2 },
+	{ offsetof(struct vcpu, jit_tmp), sizeof(((struct vcpu *)0)->jit_tmp) },
+	{ OFF_GPR(GPR_R11), 8 },
+	{ OFF_GPR(GPR_R14), 8 },
+	{ OFF_GPR(GPR_R15), 8 },
+};
+
+static struct val *reg(struct vstate *s, unsigned int r)
+{
+	return &s->reg[r & 15];
+}
+
+static void junk(struct vstate *s, unsigned int r)
+{
+	*reg(s, r) = (struct val){ .kind = VAL_JUNK };
+	if (s->cmp == r)
+		s->cmp = REF_NONE;
+	/* An offset from a tag is one as long as the index that found it stands. */
+	if (r == R_I && (reg(s, R_T)->kind == VAL_OFFSET || reg(s, R_T)->kind == VAL_BOUNDED))
+		reg(s, R_T)->kind = VAL_JUNK;
+}
+
+static bool is_copy(const struct verify *y, u32 at, const struct vstate *s)
+{
+	return y->w->copied[s->k] == at;
+}
+
+/* Guest registers that instruction k writes, as host registers; those in memory as @memory. */
+static u16 may_write(const struct verify *y, const struct vstate *s, u16 *memory)
+{
+	u16 guest = y->w->d[s->k].gpr_write, host = 0;
+	const struct insn *r = &y->w->t->rec[s->k];
+
+	if (insn_rows[r->id].traits & T_STACK)
+		guest |= BIT(GPR_RSP);
+	if (r->op == op_leave)
+		guest |= BIT(GPR_RBP);
+	*memory = 0;
+	for (unsigned int g = 0; g < 16; g++) {
+		if (!(guest >> g & 1))
+			continue;
+		if (jit_host[g] == IN_MEMORY)
+			*memory |= (u16)BIT(g);
+		else
+			host |= (u16)BIT(jit_host[g]);
+	}
+	return host;
+}
+
+/* ---- memory --------------------------------------------------------------------------------------------- */
+
+static bool store_fits(struct verify *y, u32 at, const struct vstate *s, u64 off, unsigned int size)
+{
+	u16 memory;
+
+	(void)may_write(y, s, &memory);
+	for (unsigned int k = 0; k < ARRAY_SIZE(stores); k++) {
+		if (off < stores[k].off || off + size > stores[k].off + stores[k].len)
+			continue;
+		for (unsigned int g = 0; g < 16; g++)
+			if (off >= (u64)OFF_GPR(g) && off < (u64)OFF_GPR(g) + 8 && !(memory >> g & 1))
+				return verify_fail(y, at, "stores a guest register that the instruction does not write");
+		return true;
+	}
+	return verify_fail(y, at, "stores to a field of the vCPU that blocks have no business with");
+}
+
+/* [gs:disp] and [gs:disp + I] */
+static void check_field(struct verify *y, u32 at, const struct decode *d, struct vstate *s)
+{
+	const struct insn *r = &d->rec;
+	u64 off = (u64)(s64)r->disp, most = sizeof(struct vcpu) - d->mem_size;
+
+	if (r->index != GPR_NONE || (r->base != GPR_NONE && r->base != R_I)) {
+		verify_fail(y, at, "addresses the vCPU by another register than the index");
+	} else if (r->base == R_I) {
+		if (reg(s, R_I)->kind != VAL_MASKED)
+			verify_fail(y, at, "addresses the vCPU by an index that is not masked");
+		else if (off + reg(s, R_I)->num > most || d->mem_acc & MEM_W)
+			verify_fail(y, at, "leaves the vCPU, or writes it, by an index");
+	} else if (off > most) {
+		verify_fail(y, at, "addresses beyond the vCPU");
+	} else if (d->mem_acc & MEM_W) {
+		store_fits(y, at, s, off, d->mem_size);
+	}
+}
+
+static bool faults_here(struct verify *y, u32 at, const struct vstate *s)
+{
+	u32 lo = y->w->site0, best = NO_SITE;
+
+	for (u32 k = lo; k < y->j->nsites; k++)
+		if (y->j->site[k].host <= y->base + at)
+			best = k;
+	if (best == NO_SITE)
+		return verify_fail(y, at, "can fault, and there is no site for it");
+	return verify_site_at(y, at, s, best) && verify_home(y, at, s, true);
+}
+
+static void check_operand(struct verify *y, u32 at, const struct decode *d, struct vstate *s)
+{
+	const struct val *t = reg(s, R_T);
+	const struct insn *r = &d->rec;
+
+	if (r->base != R_T || r->index != GPR_NONE || insn_asz(r) != 8 || insn_seg(r) >= SEG_FS) {
+		verify_fail(y, at, "accesses memory by an address that no probe has made");
+		return;
+	}
+	if (t->kind != VAL_PTR) {
+		verify_fail(y, at, "accesses memory that has not been checked");
+		return;
+	}
+	if (r->disp < 0 || (u64)r->disp + d->mem_size > t->size)
+		verify_fail(y, at, "accesses more than has been checked");
+	if (d->mem_acc & MEM_W && !t->arg)
+		verify_fail(y, at, "writes what was checked for reading");
+	if (native_is_locked(d) && (!(s->locks & LOCK_TYPE) ||
+				    (d->mem_size > 1 && !(s->locks & LOCK_LINE))))
+		verify_fail(y, at, "locks what may lie on two lines, or not be write-back memory");
+	faults_here(y, at, s);
+}
+
+static void check_memory(struct verify *y, u32 at, const struct decode *d, struct vstate *s)
+{
+	if (!(d->rec.flags & INSN_MEM) || d->mem_acc == MEM_ADDR || insn_rows[d->rec.id].traits & T_LEA)
+		return;
+	if (!d->mem_size || d->vsib)
+		verify_fail(y, at, "a memory operand of no certain size");
+	else if (insn_seg(&d->rec) == SEG_GS)
+		check_field(y, at, d, s);
+	else
+		check_operand(y, at, d, s);
+}
+
+/* ---- registers --------------------------------------------------------------------------------------------- */
+
+static bool is_mov(const struct decode *d)
+{
+	return d->rec.id == INSN_MOV && !(d->rec.flags & INSN_MEM) && d->rec.osz == 8 && !d->imm_len;
+}
+
+static bool from_field(const struct decode *d, size_t off)
+{
+	return d->rec.flags & INSN_MEM && insn_seg(&d->rec) == SEG_GS && d->rec.base == GPR_NONE &&
+	       d->rec.disp == (s32)off;
+}
+
+/* Moving a register, its own way back, or a new value to where it belongs. 8b: reg = rm, 89: rm = reg */
+static bool step_mov(const struct verify *y, const struct decode *d, struct vstate *s)
+{
+	unsigned int to = d->opcode == 0x8b ? insn_reg(&d->rec) : insn_rm(&d->rec);
+	unsigned int from = d->opcode == 0x8b ? insn_rm(&d->rec) : insn_reg(&d->rec);
+	struct val val = *reg(s, from);
+	u16 memory;
+
+	if (val.kind == VAL_HOME)
+		val = (struct val){ .kind = VAL_COPY, .arg = (u8)from };
+	if (val.kind == VAL_COPY && val.arg == to)
+		val = (struct val){ .kind = VAL_HOME };
+	if (val.kind != VAL_HOME && may_write(y, s, &memory) >> to & 1)
+		val = (struct val){ .kind = VAL_NEW };
+	junk(s, to);
+	*reg(s, to) = val;
+	return true;
+}
+
+static u32 probe_array(const struct verify *y, bool write, size_t field)
+{
+	u32 key = y->w->t->key;
+	unsigned int view = work_view(y->w);
+	unsigned int level = key & MODE_NONROOT ? 1 : 0;
+
+	return (u32)(offsetof(struct vcpu, l1_sets) + (level * VIEW_NUM + view) * sizeof(struct tlb_l1) +
+		     (write ? offsetof(struct tlb_l1, w) : offsetof(struct tlb_l1, r)) + field);
+}
+
+/* The steps of a probe. False: d is none of them. */
+static bool step_probe(struct verify *y, const struct decode *d, struct vstate *s)
+{
+	const struct insn *r = &d->rec;
+	struct val *t = reg(s, R_T), *i = reg(s, R_I);
+	u64 imm = (u64)r->imm;
+
+	if (r->id == INSN_AND && !(r->flags & INSN_MEM) && d->imm_len && insn_rm(r) == R_I && r->osz == 4 &&
+	    imm < 1u << 20) {
+		junk(s, R_I);
+		*i = (struct val){ .kind = VAL_MASKED, .num = (u32)imm };
+		return true;
+	}
+	if (r->id == INSN_SUB && r->flags & INSN_MEM && insn_reg(r) == R_T && r->base == R_I && r->osz == 8) {
+		junk(s, R_T);
+		if (i->kind == VAL_MASKED && (i->num & 15) == 0)
+			*t = (struct val){ .kind = VAL_OFFSET, .num = (u32)r->disp };
+		return true;
+	}
+	if (r->id == INSN_ADD && r->flags & INSN_MEM && insn_reg(r) == R_T && r->base == R_I && r->osz == 8) {
+		bool write = t->num == probe_array(y, true, offsetof(struct tlb_entry, tag));
+
+		if (t->kind == VAL_BOUNDED && (u32)r->disp == probe_array(y, write, offsetof(struct tlb_entry, host)) &&
+		    t->num == probe_array(y, write, offsetof(struct tlb_entry, tag)))
+			*t = (struct val){ .kind = VAL_PTR, .arg = write, .size = t->size };
+		else
+			junk(s, R_T);
+		return true;
+	}
+	return false;
+}
+
+/* The steps of saving and restoring flags in RAX. */
+static bool step_flags(struct vstate *s, const struct decode *d)
+{
+	const struct insn *r = &d->rec;
+	struct val *a = reg(s, GPR_RAX);
+
+	if (r->id == INSN_LAHF) {
+		*a = (struct val){ .kind = VAL_LAHF, .arg = s->host };
+		return true;
+	}
+	if (r->id == INSN_SETO && !(r->flags & INSN_MEM) && insn_rm(r) == GPR_RAX && a->kind == VAL_LAHF) {
+		a->kind = VAL_FLAGS;
+		return true;
+	}
+	if (r->id == INSN_MOVZX && insn_reg(r) == GPR_RAX && from_field(d, offsetof(struct vcpu, aflags))) {
+		*a = (struct val){ .kind = VAL_AFLAGS, .arg = s->saved };
+		return true;
+	}
+	if (r->id == INSN_ADD && d->opcode == 0x04 && a->kind == VAL_AFLAGS && r->imm == 0x7f) {
+		a->kind = VAL_OVERFLOWED;
+		s->host = false;
+		return true;
+	}
+	if (r->id == INSN_SAHF) {
+		s->host = a->kind == VAL_OVERFLOWED && a->arg;
+		return true;
+	}
+	return false;
+}
+
+static void write_registers(struct verify *y, u32 at, const struct decode *d, struct vstate *s)
+{
+	bool mine = is_copy(y, at, s) || !d->flags_write;
+	u16 memory, ok = may_write(y, s, &memory);
+
+	for (unsigned int r = 0; r < 16; r++) {
+		if (!(d->gpr_write >> r & 1))
+			continue;
+		junk(s, r);
+		if (mine && ok >> r & 1)
+			*reg(s, r) = (struct val){ .kind = VAL_NEW };
+	}
+}
+
+static void step_other(struct verify *y, u32 at, const struct decode *d, struct vstate *s)
+{
+	const struct insn *r = &d->rec;
+
+	write_registers(y, at, d, s);
+	if (r->id == INSN_MOV && d->imm_len && r->osz == 4 && insn_rm(r) == R_I && !(r->flags & INSN_MEM))
+		*reg(s, R_I) = (struct val){ .kind = VAL_SITE, .num = (u32)r->imm };
+	else if (r->id == INSN_MOV && d->gpr_write == BIT(GPR_RCX) && from_field(d, offsetof(struct vcpu, request)))
+		*reg(s, GPR_RCX) = (struct val){ .kind = VAL_REQUEST };
+	else if (r->id == INSN_MOV && d->mem_acc == MEM_W && from_field(d, offsetof(struct vcpu, aflags)))
+		s->saved = reg(s, GPR_RAX)->kind == VAL_FLAGS && reg(s, GPR_RAX)->arg && insn_reg(r) == GPR_RAX;
+}
+
+/* ---- flags -------------------------------------------------------------------------------------------------- */
+
+static void note_compare(const struct decode *d, struct vstate *s)
+{
+	const struct insn *r = &d->rec;
+
+	s->cmp = REF_NONE;
+	s->cmp_type = s->cmp_line = s->cmp_fp = false;
+	if (r->id == INSN_CMP && d->imm_len && !(r->flags & INSN_MEM) && r->osz == 8) {
+		s->cmp = (u8)insn_rm(r);
+		s->cmp_imm = (u32)r->imm;
+	}
+	s->cmp_type = r->id == INSN_CMP && d->imm_len && !r->imm && from_field(d, offsetof(struct vcpu, tlb_uc));
+	s->cmp_line = r->id == INSN_AND && d->imm_len && r->imm == -64 && !(r->flags & INSN_MEM) && insn_rm(r) == R_I;
+	s->cmp_fp = r->id == INSN_TEST && d->imm_len && from_field(d, offsetof(struct vcpu, fp_live));
+	if (s->cmp_fp)
+		s->cmp_imm = (u32)r->imm;
+}
+
+static void step_host_flags(struct verify *y, u32 at, const struct decode *d, struct vstate *s)
+{
+	if (!is_copy(y, at, s)) {
+		if (d->flags_write && d->rec.id != INSN_SAHF)
+			s->host = false;
+	} else {
+		if (flags_needed(&y->w->d[s->k]) && !s->host)
+			verify_fail(y, at, "reads flags that are not in the host's");
+		if (d->flags_write) {
+			s->host = true;
+			s->saved = false;
+		}
+	}
+	if (d->flags_write || d->rec.id == INSN_SAHF)
+		note_compare(d, s);
+}
+
+/* ---- all of it ------------------------------------------------------------------------------------------------ */
+
+static bool allowed(const struct decode *d)
+{
+	const struct insn_row *row = &insn_rows[d->rec.id];
+
+	if (d->rec.id == INSN_INVALID || row->traits & (T_CPL0 | T_IO | T_UMIP | T_STRING | T_STACK | T_RANDOM | T_BRANCH))
+		return false;
+	return !d->rec.op || d->rec.id == INSN_LAHF || d->rec.id == INSN_SAHF;
+}
+
+/* The guest's own instruction, with nothing but its operands changed. */
+static void check_copy(struct verify *y, u32 at, const struct decode *d, struct vstate *s)
+{
+	const struct decode *guest = &y->w->d[s->k];
+
+	if (d->rec.id != guest->rec.id || d->flags_write != guest->flags_write || d->flags_read != guest->flags_read ||
+	    d->mem_acc != guest->mem_acc || (guest->rec.flags & INSN_MEM && d->mem_size != guest->mem_size))
+		verify_fail(y, at, "is not the guest's instruction");
+	if (d->vector && !(s->fp & native_live_bit(guest)))
+		verify_fail(y, at, "uses vector state that may not be live");
+	if (d->vector || d->rec.id == INSN_DIV || d->rec.id == INSN_IDIV)
+		faults_here(y, at, s);
+}
+
+void verify_insn(struct verify *y, u32 at, const struct decode *d, struct vstate *s)
+{
+	bool copy = is_copy(y, at, s);
+
+	if (!allowed(d)) {
+		verify_fail(y, at, "is no instruction for a block");
+		return;
+	}
+	if ((d->gpr_read | d->gpr_write) & HOST_RSP || d->rec.base == GPR_RSP || d->rec.base == GPR_RIP)
+		verify_fail(y, at, "touches the host's stack or code");
+	if (copy)
+		check_copy(y, at, d, s);
+	else if (d->rec.id == INSN_FWAIT)
+		faults_here(y, at, s);
+	else if (d->vector)
+		verify_fail(y, at, "touches vector state without the guest's asking");
+	check_memory(y, at, d, s);
+	step_host_flags(y, at, d, s);
+	if (copy || !(is_mov(d) ? step_mov(y, d, s) : step_probe(y, d, s) || step_flags(s, d)))
+		step_other(y, at, d, s);
+}
