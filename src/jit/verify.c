@@ -255,6 +255,7 @@ bool verify_block(struct work *w, const struct block *b)
 {
 	struct verify *y = w->j->verify;
 
+	cpu_fp_spill(w->v); /* Zydis uses vector registers */
 	y->w = w;
 	y->j = w->j;
 	y->code = w->e.buf;

@@ -73,7 +73,7 @@ static bool store_fits(struct verify *y, u32 at, const struct vstate *s, u64 off
 			continue;
 		for (unsigned int g = 0; g < 16; g++)
 			if (off >= (u64)OFF_GPR(g) && off < (u64)OFF_GPR(g) + 8 && !(memory >> g & 1))
-				return verify_fail(y, at, "stores a guest register that the instruction does not write");
+				return verify_fail(y, at, "stores a register that the instruction does not write");
 		return true;
 	}
 	return verify_fail(y, at, "stores to a field of the vCPU that blocks have no business with");
@@ -319,7 +319,9 @@ static bool allowed(const struct decode *d)
 {
 	const struct insn_row *row = &insn_rows[d->rec.id];
 
-	if (d->rec.id == INSN_INVALID || row->traits & (T_CPL0 | T_IO | T_UMIP | T_STRING | T_STACK | T_RANDOM | T_BRANCH))
+	if (d->rec.id == INSN_INVALID)
+		return false;
+	if (row->traits & (T_CPL0 | T_IO | T_UMIP | T_STRING | T_STACK | T_RANDOM | T_BRANCH))
 		return false;
 	return !d->rec.op || d->rec.id == INSN_LAHF || d->rec.id == INSN_SAHF;
 }

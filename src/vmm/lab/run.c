@@ -202,17 +202,36 @@ static int bare_half(struct board *b, const struct lab_guest *g, int *got)
 	}
 }
 
-/* A busy machine may not run the guest at all for some windows. */
-static bool went_on(struct board *b, const struct lab_guest *g, int *got)
+static bool sign_seen(struct board *b, const struct lab_guest *g, int exits, u64 count, u64 *rip)
 {
-	u64 before = board_get(b, LAB_COUNT, 8);
+	u64 was = *rip;
+
+	*rip = rip_of(b);
+	switch (g->sign) {
+	case SIGN_EXITS:
+		return exits;
+	case SIGN_COUNT:
+		return board_get(b, LAB_COUNT, 8) != count;
+	case SIGN_CYCLE:
+		return !(*rip & 255);
+	case SIGN_STUCK:
+		return *rip == was;
+	default:
+		return true;
+	}
+}
+
+/* A busy machine may not run the guest at all for some windows, or not beyond its first instructions. */
+static bool went_on(struct board *b, const struct lab_guest *g, int *got, u64 *rip)
+{
+	u64 count = board_get(b, LAB_COUNT, 8);
 
 	for (int tries = 0; tries < 20; tries++) {
 		int exits = bare_half(b, g, got);
 
 		if (exits < 0)
 			return false;
-		if (g->sign == SIGN_EXITS ? exits : g->sign != SIGN_COUNT || board_get(b, LAB_COUNT, 8) != before)
+		if (sign_seen(b, g, exits, count, rip))
 			return true;
 	}
 	return false;
@@ -222,16 +241,7 @@ static bool bare_seen(struct board *b, const struct lab_guest *g, int *got)
 {
 	u64 rip = 0;
 
-	for (int half = 0; half < 2; half++) {
-		if (!went_on(b, g, got))
-			return false;
-		if (g->sign == SIGN_STUCK && half && rip != rip_of(b))
-			return false;
-		rip = rip_of(b);
-		if (g->sign == SIGN_CYCLE && (rip & 255))
-			return false;
-	}
-	return true;
+	return went_on(b, g, got, &rip) && went_on(b, g, got, &rip);
 }
 
 static void run_bare(const struct lab_guest *g, struct lab_result *r)
