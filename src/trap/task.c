@@ -29,7 +29,7 @@
 struct birth {
 	struct trap_thread *t;
 	struct sigframe *f;
-	u64 child_tid;
+	u64 parent_tid, child_tid;
 	_Atomic u32 tid;
 };
 
@@ -64,6 +64,9 @@ static void *carrier(void *arg)
 		trap_free(t);
 		return NULL;
 	}
+	/* before the thread can end and have its number cleared */
+	if (b->parent_tid)
+		copy_out(b->parent_tid, &tid, sizeof(tid));
 	if (b->child_tid)
 		copy_out(b->child_tid, &tid, sizeof(tid));
 	atomic_store(&b->tid, tid);
@@ -94,7 +97,8 @@ static int start_carrier(struct birth *b)
 static long new_thread(struct trap_thread *t, const struct sigframe *f, u64 flags, u64 stack,
 		       u64 ptid, u64 ctid, u64 tls)
 {
-	struct birth b = { .t = trap_alloc(), .child_tid = flags & CLONE_CHILD_SETTID ? ctid : 0 };
+	struct birth b = { .t = trap_alloc(), .parent_tid = flags & CLONE_PARENT_SETTID ? ptid : 0,
+			   .child_tid = flags & CLONE_CHILD_SETTID ? ctid : 0 };
 	u32 tid;
 	int r;
 
@@ -119,8 +123,6 @@ static long new_thread(struct trap_thread *t, const struct sigframe *f, u64 flag
 		futex_wait(&b.tid, 0, -1);
 	if (tid == ~0u)
 		return -EAGAIN;
-	if (flags & CLONE_PARENT_SETTID)
-		copy_out(ptid, &tid, sizeof(tid));
 	return tid;
 }
 
@@ -175,7 +177,7 @@ static long new_process(struct trap_thread *t, struct sigframe *f, u64 flags, u6
 
 /*
  * The child of vfork() runs in our memory until it execs; the kernel has this thread sleep as long. It gets a
- * stack and dispositions of its own: the frame that this thread is to leave with must stay.
+ * handlers' stack and dispositions of its own: the frame that this thread is to leave with must stay.
  */
 static void __attribute__((noreturn, used)) vforked(struct trap_thread *t, struct sigframe *f)
 {
