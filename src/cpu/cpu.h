@@ -140,7 +140,7 @@ struct dtable {
  * @CPU_STOP_NOTIFY: notify window exceeded
  * @CPU_STOP_BUS_LOCK: a bus lock was performed
  * @CPU_STOP_IRQ_WINDOW: interrupt window open and user space asked to be told
- * @CPU_STOP_INIT: INIT received
+ * @CPU_STOP_INIT: L2 waits for a SIPI
  * @CPU_STOP_SET_TPR: MOV to CR8 that user space asked to see
  * @CPU_STOP_LOCK: cpu_bus.lock stopped a locked instruction before its access
  * @CPU_STOP_DEAD: the VM ends, as Linux ends one that meets a bug; REFUSED: no VM entry would let this L1 in

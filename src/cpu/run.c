@@ -152,6 +152,21 @@ static enum choice choose_external(struct vcpu *v)
 	return CHOICE_NONE;
 }
 
+/* Shutdown and wait-for-SIPI of L2, where few events are not blocked [SDM3C "Activity State"]. */
+static enum choice choose_inactive(struct vcpu *v)
+{
+	atomic_fetch_and(&v->request, ~(u32)REQ_EVENT);
+	if (v->vmx->activity == ACTIVITY_SIPI)
+		return CHOICE_NONE;
+	if (v->smi_pending && !v->smm) {
+		smm_enter(v);
+		return CHOICE_NONE;
+	}
+	if (vmx_boundary(v))
+		return CHOICE_EXIT;
+	return take_nmi(v) ? CHOICE_EVENT : CHOICE_NONE;
+}
+
 /*
  * Put the event to take at this boundary into v->inj. An event whose delivery was interrupted comes
  * first, then traps of the instruction just retired, then exceptions user space made pending, then
@@ -161,6 +176,8 @@ static enum choice choose_event(struct vcpu *v)
 {
 	if (unlikely(v->vmx->recheck) && vmx_recheck(v))
 		return CHOICE_EXIT;
+	if (unlikely(v->nonroot) && v->vmx->activity >= ACTIVITY_SHUTDOWN)
+		return choose_inactive(v);
 	if (v->inj.valid)
 		return CHOICE_EVENT;
 	if (unlikely(v->nonroot) && vmx_boundary_first(v))
@@ -231,6 +248,10 @@ static bool boundary(struct vcpu *v)
 		return false;
 	}
 	if (unlikely(v->nonroot)) {
+		if (v->vmx->activity >= ACTIVITY_SHUTDOWN) {
+			v->stop = v->vmx->activity == ACTIVITY_SIPI ? CPU_STOP_INIT : CPU_STOP_HLT;
+			return false;
+		}
 		v->vmx->activity = ACTIVITY_ACTIVE;
 		v->vmx->run_pending = false;
 	}

@@ -73,6 +73,25 @@ static void take_sipi(struct kvm_vcpu *k, u8 vector)
 	k->mp_state = KVM_MP_STATE_RUNNABLE;
 }
 
+/* L1 is told of INIT, and of a SIPI that L2 waits for; while it waits INIT is blocked. */
+static void exit_l2(struct kvm_vcpu *k, u32 ev, u8 vector)
+{
+	bool waits = k->mp_state == KVM_MP_STATE_INIT_RECEIVED;
+
+	if (ev & LAPIC_SIPI)
+		lapic_clear_events(k->v, LAPIC_SIPI);
+	if (waits ? !(ev & LAPIC_SIPI) : !(ev & LAPIC_INIT))
+		return;
+	if (!waits)
+		lapic_clear_events(k->v, LAPIC_INIT);
+	else
+		k->v->vmx->activity = ACTIVITY_SIPI;
+	cpu_enter_guest(k->v);
+	vmx_exit_now(k->v, waits ? VMEXIT_SIPI : VMEXIT_INIT, waits ? vector : 0);
+	cpu_leave_guest(k->v);
+	k->mp_state = KVM_MP_STATE_RUNNABLE;
+}
+
 void events_accept_init_sipi(struct kvm_vcpu *k)
 {
 	u8 vector = 0;
@@ -87,12 +106,8 @@ void events_accept_init_sipi(struct kvm_vcpu *k)
 		lapic_clear_events(k->v, LAPIC_SIPI);
 		return;
 	}
-	if (k->v->nonroot && (ev & LAPIC_INIT)) {
-		lapic_clear_events(k->v, LAPIC_INIT);
-		cpu_enter_guest(k->v);
-		vmx_exit_now(k->v, VMEXIT_INIT, 0);
-		cpu_leave_guest(k->v);
-		k->mp_state = KVM_MP_STATE_RUNNABLE;
+	if (k->v->nonroot) {
+		exit_l2(k, ev, vector);
 		return;
 	}
 	if (k->v->smm) { /* INIT stays latched, SIPI is lost */

@@ -59,9 +59,16 @@ static int exit_mmio(struct kvm_vcpu *k)
 static int exit_hlt(struct kvm_vcpu *k)
 {
 	STAT_INC(k, halt_exits);
-	if (!kvm_has_lapic(k))
+	if (!kvm_has_lapic(k) && !nested_shut_down(k))
 		return 0;
 	k->mp_state = KVM_MP_STATE_HALTED;
+	return 1;
+}
+
+/* As KVM has it: an L2 that waits for a SIPI is its vCPU after INIT. */
+static int exit_wait_sipi(struct kvm_vcpu *k)
+{
+	k->mp_state = KVM_MP_STATE_INIT_RECEIVED;
 	return 1;
 }
 

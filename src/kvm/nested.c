@@ -221,6 +221,11 @@ long vcpu_set_nested_state(struct kvm_vcpu *k, u64 arg, void *buf)
 	return r;
 }
 
+bool nested_shut_down(const struct kvm_vcpu *k)
+{
+	return k->v->nonroot && k->v->vmx->activity == ACTIVITY_SHUTDOWN;
+}
+
 /* ---- L2's deaths ----------------------------------------------------------------------------------------- */
 
 void nested_bus_invalid(struct vcpu *v)

@@ -25,6 +25,8 @@ static bool has_wake_event(struct kvm_vcpu *k)
 {
 	struct vcpu *v = k->v;
 
+	if (nested_shut_down(k))
+		return v->smi_pending || (v->nmi_pending && !v->nmi_masked) || vmx_wakes(v);
 	if (k->pv_unhalted || v->inj.valid || v->pending.valid || v->smi_pending)
 		return true;
 	if (v->nmi_pending && !v->nmi_masked)

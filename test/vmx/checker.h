@@ -301,7 +301,10 @@ static struct verdict guest_verdict(void)
 		return bad;
 	if (inject && type == 0 && !(flags & 0x200))
 		return bad;
-	if (act > 1 || (act == 1 && ss_dpl) || (act && (block & 3)))
+	if (act > 3 || (act && !(img_v->msr_val[MSR_SLOT_VMX_MISC] >> (5 + act) & 1)) || (act == 1 && ss_dpl) ||
+	    (act && (block & 3)))
+		return bad;
+	if (inject && (act == 3 || (act == 2 && type != 2 && !(type == 3 && vector == 18))))
 		return bad;
 	if (inject && act == 1 && type != 0 && type != 2 && type != 7 &&
 	    !(type == 3 && (vector == 1 || vector == 18)))

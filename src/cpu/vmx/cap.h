@@ -58,9 +58,9 @@ enum vmx_offered {
 
 /* revision, size, write-back, INS/OUTS information, TRUE MSRs, no error code needed for injected exceptions: no */
 #define VMX_BASIC_VALUE (VMCS_REVISION | (u64)VMCS_BYTES << 32 | 6ull << 50 | BIT(54) | BIT(55))
-/* timer rate, EFER.LMA stored on exit, activity HLT, VMWRITE to any field, injection of length 0 */
+/* timer rate, EFER.LMA stored on exit, all activity states, VMWRITE to any field, injection of length 0 */
 #define MISC_VMWRITE_ANY BIT(29)
-#define VMX_MISC_VALUE (VMX_TIMER_SHIFT | BIT(5) | BIT(6) | MISC_VMWRITE_ANY | BIT(30) | 4ull << 16)
+#define VMX_MISC_VALUE (VMX_TIMER_SHIFT | BIT(5) | BIT(6) | BIT(7) | BIT(8) | MISC_VMWRITE_ANY | BIT(30) | 4ull << 16)
 #define VMX_CR0_FIXED0_VALUE (CR0_PE | CR0_PG | CR0_NE)
 #define VMX_CR0_FIXED1_VALUE 0xffffffffull
 #define VMX_CR4_FIXED0_VALUE CR4_VMXE

@@ -127,7 +127,8 @@ static void fill(struct check *c, struct vcpu *v)
 }
 
 /* Rows that Linux leaves to the hardware's VM entry. */
-#define LATER(id) ((id) >= VMCHECK_TR_TI && (id) <= VMCHECK_PENDING_DBG_BS_EXTRA && (id) != VMCHECK_ACTIVITY)
+#define LATER(id) ((id) >= VMCHECK_TR_TI && (id) <= VMCHECK_PENDING_DBG_BS_EXTRA && (id) != VMCHECK_ACTIVITY && \
+		   (id) != VMCHECK_ACTIVITY_SUPPORTED)
 #define VMCHECK(id, group, qualification, holds)                                             \
 	if (VMCHECK_##group == GROUP && unlikely(!(holds)) && vmcheck_off != VMCHECK_##id && \
 	    !(LATER(VMCHECK_##id) && c->image))                                              \

@@ -244,7 +244,8 @@ void vmx_reenter(struct vcpu *v)
 	v->nonroot = true;
 	load_non_register(v);
 	x->root_nmi_masked = root_nmi_masked;
-	x->activity = ACTIVITY_ACTIVE;
+	if (x->activity == ACTIVITY_HLT) /* SMRAM says that the instruction after HLT is next */
+		x->activity = ACTIVITY_ACTIVE;
 	x->ctx_valid = false;
 	switch_translations(v);
 	x->ple_first = x->ple_last = 0;

@@ -205,7 +205,7 @@ bool vmx_boundary(struct vcpu *v)
 	}
 	if (v->nmi_pending && vmx_wants_nmi(v))
 		return true;
-	if ((x->c.proc & PROC_INTR_WINDOW) && (v->rflags & FLAG_IF) && !v->shadow) {
+	if ((x->c.proc & PROC_INTR_WINDOW) && (v->rflags & FLAG_IF) && !v->shadow && x->activity <= ACTIVITY_HLT) {
 		vmx_exit_now(v, VMEXIT_INTERRUPT_WINDOW, 0);
 		return true;
 	}
@@ -218,11 +218,15 @@ bool vmx_wakes(struct vcpu *v)
 
 	if (!v->nonroot)
 		return false;
-	if (timer_expired(v) || x->trap_due || x->mtf_due)
+	if (timer_expired(v))
 		return true;
 	if ((x->c.pin & PIN_NMI) && v->nmi_pending)
 		return true;
 	if ((x->c.proc & PROC_NMI_WINDOW) && !v->nmi_masked)
+		return true;
+	if (x->activity == ACTIVITY_SHUTDOWN)
+		return false;
+	if (x->trap_due || x->mtf_due)
 		return true;
 	if ((v->rflags & FLAG_IF) && (x->virtual_intr || (x->c.proc & PROC_INTR_WINDOW)))
 		return true;

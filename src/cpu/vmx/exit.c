@@ -168,6 +168,7 @@ void vmx_leave_nonroot(struct vcpu *v)
 	x->run_pending = false;
 	x->timer_on = false;
 	x->mtf_due = false;
+	x->trap_due = 0;
 	x->virtual_intr = false;
 	v->ept = false;
 	v->shadow = v->shadow_now = 0;
