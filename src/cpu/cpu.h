@@ -624,6 +624,8 @@ enum mode_bits { /* low bits of vcpu.mode_key: what changes decoding or fetching
  * @enter, @leave: the vCPU's thread begins and ends cpu_run()
  * @translate: a trace has become warm; trace.code is set if it worked
  * @drop: a trace is invalid from now on; the vCPU is the caller's or paused
+ * @sever: blocks of a page may not go to each other any more
+ * @join: those of current traces may again
  * @flush: all traces are
  * @fault: a host signal arrived; as native_fault()
  * @run: in place of native_run(), to compare the tiers; normally NULL
@@ -633,6 +635,8 @@ struct translator {
 	void (*leave)(struct vcpu *v);
 	void (*translate)(struct vcpu *v, struct trace *t);
 	void (*drop)(struct vcpu *v, struct trace *t);
+	void (*sever)(struct vcpu *v, gpa_t page);
+	void (*join)(struct vcpu *v, gpa_t page);
 	void (*flush)(struct vcpu *v);
 	bool (*fault)(struct vcpu *v, int vector, void *uctx);
 	void (*destroy)(struct vcpu *v);
@@ -698,7 +702,7 @@ void debug_after_insn(struct vcpu *v, bool again);
 
 int rcache_init(struct vcpu *v);
 void rcache_destroy(struct vcpu *v);
-/* Page written by this vCPU at gpa..gpa+len: drop overlapping traces. True if any was dropped. */
+/* gpa..gpa+len is overwritten: traces there are stale from now on. True if something could still lead to one. */
 bool rcache_invalidate(struct vcpu *v, gpa_t gpa, unsigned int len);
 void rcache_flush(struct vcpu *v);
 /* v is about to sleep, in guest mode still: when it has hardly run of late, give the memory of its traces back. */

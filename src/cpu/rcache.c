@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "cpu/rcache.h"
+#include "cpu/rcache_priv.h"
 
 #include <errno.h>
 #include <string.h>
@@ -10,29 +10,6 @@
 #include "cpu/op/op.h"
 #include "cpu/tlb.h"
 #include "cpu/vmx/vmx.h"
-
-static struct trace *trace_at(struct rcache *rc, u32 ref)
-{
-	return ref ? (struct trace *)(rc->arena + (size_t)ref * 8) : NULL;
-}
-
-static u32 trace_ref(const struct rcache *rc, const struct trace *t)
-{
-	return (u32)(((const u8 *)t - rc->arena) / 8);
-}
-
-/* Neighbours in the page are neighbours here: they are needed together, and a miss of the host's caches counts. */
-static u32 hash_trace(gpa_t gpa, u16 key)
-{
-	u64 h = (gpa >> PAGE_SHIFT ^ (u64)key << 40) * 0x9e3779b97f4a7c15ull;
-
-	return (u32)((h >> 40) + (gpa & ~PAGE_MASK) / 2) & (RCACHE_HASH - 1);
-}
-
-static u32 hash_page(gpa_t gpa)
-{
-	return (u32)((gpa >> PAGE_SHIFT) * 0x9e3779b1u >> 8) & (RCACHE_PAGE_HASH - 1);
-}
 
 int rcache_init(struct vcpu *v)
 {
@@ -51,172 +28,6 @@ void rcache_destroy(struct vcpu *v)
 	if (v->rc)
 		munmap(v->rc, sizeof(*v->rc));
 	v->rc = NULL;
-}
-
-/* ---- code pages ------------------------------------------------------------------------------ */
-
-static struct code_page *page_lookup(struct rcache *rc, gpa_t page)
-{
-	u32 n = rc->page_hash[hash_page(page)];
-
-	while (n && rc->page[n - 1].gpa != page)
-		n = rc->page[n - 1].hash_next;
-	return n ? &rc->page[n - 1] : NULL;
-}
-
-static struct code_page *page_get(struct rcache *rc, gpa_t page)
-{
-	struct code_page *p = page_lookup(rc, page);
-	u32 n;
-
-	if (p)
-		return p;
-	if (rc->free_page) {
-		n = rc->free_page;
-		rc->free_page = rc->page[n - 1].hash_next;
-	} else if (rc->npages < RCACHE_PAGES) {
-		n = ++rc->npages;
-	} else {
-		return NULL;
-	}
-	p = &rc->page[n - 1];
-	p->gpa = page;
-	p->granules = 0;
-	p->verified = 0;
-	p->traces = 0;
-	p->hash_next = rc->page_hash[hash_page(page)];
-	rc->page_hash[hash_page(page)] = n;
-	return p;
-}
-
-/* The page holds no decoded code of this vCPU any more: writes to it may be fast again. */
-static void page_unmark(struct vcpu *v, gpa_t page)
-{
-	/* A code_page stands for this address in SMM and outside. */
-	for (unsigned int as = 0; as < MEM_AS_NUM; as++) {
-		struct memslot *s = mem_slot_find(&v->vm->mem, as, page);
-
-		if (s && s->code_users)
-			__atomic_fetch_and(&s->code_users[(page - s->gpa) >> PAGE_SHIFT], ~BIT(v->index),
-					   __ATOMIC_SEQ_CST);
-	}
-}
-
-static void page_release(struct vcpu *v, struct code_page *p)
-{
-	struct rcache *rc = v->rc;
-	u32 n = (u32)(p - rc->page) + 1;
-	u32 *link = &rc->page_hash[hash_page(p->gpa)];
-
-	while (*link != n)
-		link = &rc->page[*link - 1].hash_next;
-	*link = p->hash_next;
-	p->hash_next = rc->free_page;
-	rc->free_page = n;
-	page_unmark(v, p->gpa);
-	p->gpa = ~0ull;
-}
-
-static void hash_unlink(struct rcache *rc, struct trace *t)
-{
-	u32 ref = trace_ref(rc, t);
-	u32 *link = &rc->hash[hash_trace(t->gpa, t->key)];
-
-	while (*link && *link != ref)
-		link = &trace_at(rc, *link)->hash_next;
-	if (*link)
-		*link = t->hash_next;
-}
-
-static u64 granule_mask(unsigned int off, unsigned int len)
-{
-	unsigned int first = off / 64;
-	unsigned int last = (off + len - 1) / 64;
-
-	if (last > 63)
-		last = 63;
-	return (~0ull << first) & (~0ull >> (63 - last));
-}
-
-/* Bytes of page `page` that trace t covers: [*off, *off + *len). */
-static void trace_extent(const struct trace *t, gpa_t page, unsigned int *off, unsigned int *len)
-{
-	unsigned int start = (unsigned int)(t->gpa & ~PAGE_MASK);
-	unsigned int in_first = t->nbytes;
-
-	if (start + in_first > PAGE_SIZE)
-		in_first = PAGE_SIZE - start;
-	if ((t->gpa & PAGE_MASK) == page) {
-		*off = start;
-		*len = in_first;
-	} else {
-		*off = 0;
-		*len = t->nbytes - in_first;
-	}
-}
-
-/* A trace whose last instruction crosses into a second page is on the lists of both. */
-static u32 *next_on_page(struct trace *t, gpa_t page)
-{
-	return (t->gpa & PAGE_MASK) == page ? &t->page_next : &t->page_next2;
-}
-
-static void trace_kill(struct vcpu *v, struct trace *t)
-{
-	if (t->block)
-		v->tr->drop(v, t);
-	t->dead = true;
-}
-
-static bool page_drop(struct vcpu *v, struct code_page *p, unsigned int off, unsigned int len)
-{
-	struct rcache *rc = v->rc;
-	u32 *link = &p->traces;
-	u64 granules = 0;
-	bool hit = false;
-
-	while (*link) {
-		struct trace *t = trace_at(rc, *link);
-		unsigned int o, l;
-
-		trace_extent(t, p->gpa, &o, &l);
-		if (t->dead || (o < off + len && off < o + l)) {
-			if (!t->dead) {
-				hash_unlink(rc, t);
-				trace_kill(v, t);
-				rc->stat_drops++;
-				hit = true;
-			}
-			*link = *next_on_page(t, p->gpa);
-			continue;
-		}
-		granules |= granule_mask(o, l);
-		link = next_on_page(t, p->gpa);
-	}
-	p->granules = granules;
-	if (!p->traces)
-		page_release(v, p);
-	return hit;
-}
-
-bool rcache_invalidate(struct vcpu *v, gpa_t gpa, unsigned int len)
-{
-	bool hit = false;
-
-	while (len) {
-		gpa_t page = gpa & PAGE_MASK;
-		unsigned int off = (unsigned int)(gpa & ~PAGE_MASK);
-		unsigned int n = len < PAGE_SIZE - off ? len : PAGE_SIZE - off;
-		struct code_page *p = page_lookup(v->rc, page);
-
-		if (p && (p->granules & granule_mask(off, n)))
-			hit |= page_drop(v, p, off, n);
-		gpa += n;
-		len -= n;
-	}
-	if (hit)
-		vcpu_forget_jumps(v); /* the others' bytes are what they were */
-	return hit;
 }
 
 /* Traces only: stubs go by what they do and may be met again. */
@@ -265,58 +76,6 @@ void rcache_rest(struct vcpu *v)
 	madvise(rc->arena + PAGE_SIZE, RCACHE_ARENA - PAGE_SIZE, MADV_DONTNEED);
 }
 
-/* ---- writes seen by this vCPU, told to the others ------------------------------------------------ */
-
-static void queue_inval(struct vcpu *to, gpa_t page)
-{
-	lock_take(&to->code_inval_lock);
-	if (to->code_inval_n < ARRAY_SIZE(to->code_inval))
-		to->code_inval[to->code_inval_n++] = page;
-	else
-		to->code_inval_n = ARRAY_SIZE(to->code_inval) + 1; /* overflow: forget everything */
-	lock_drop(&to->code_inval_lock);
-	vcpu_request(to, REQ_CODE);
-}
-
-bool code_written(struct vcpu *v, struct memslot *s, gpa_t gpa, unsigned int len)
-{
-	u64 users = s->code_users[(gpa - s->gpa) >> PAGE_SHIFT];
-
-	for (u64 others = users & ~BIT(v->index); others; others &= others - 1) {
-		struct vcpu *o = v->vm->vcpu[__builtin_ctzll(others)];
-
-		if (o)
-			queue_inval(o, gpa & PAGE_MASK);
-	}
-	if (!(users & BIT(v->index)))
-		return false;
-	if (!page_lookup(v->rc, gpa & PAGE_MASK)) {
-		page_unmark(v, gpa & PAGE_MASK);
-		return false;
-	}
-	return rcache_invalidate(v, gpa, len);
-}
-
-void rcache_drain(struct vcpu *v)
-{
-	u64 pages[ARRAY_SIZE(v->code_inval)];
-	u32 n;
-
-	lock_take(&v->code_inval_lock);
-	n = v->code_inval_n;
-	v->code_inval_n = 0;
-	if (n <= ARRAY_SIZE(pages))
-		memcpy(pages, v->code_inval, n * sizeof(pages[0]));
-	lock_drop(&v->code_inval_lock);
-	if (n > ARRAY_SIZE(pages)) {
-		rcache_flush(v);
-		return;
-	}
-	/* The queue names pages, not bytes: compare them again instead of dropping blindly. */
-	if (n)
-		vcpu_reverify(v);
-}
-
 /* ---- building a trace ------------------------------------------------------------------------- */
 
 /* Longer than 15 bytes. [SDM2A "Instruction Format"] */
@@ -339,6 +98,8 @@ struct build {
 	unsigned int off;
 	unsigned int avail;	/* bytes of src valid */
 	unsigned int limit;	/* bytes the code segment limit leaves */
+	struct trace *old; /* found, but its bytes have changed */
+	u64 flushes;	/* rcache.stat_flushes then */
 	u8 src[RCACHE_TRACE_MAX * 15 + 16];
 };
 
@@ -521,7 +282,9 @@ static void trace_finish(struct vcpu *v, struct build *b, struct trace *t)
 	t->gpa2 = b->page2;
 	t->key = (u16)v->mode_key;
 	t->verified = v->verify;
-	t->dead = false;
+	t->lin = TLB_NEVER;
+	t->dead = t->aliased = false;
+	t->remakes = 0;
 	t->block = 0;
 	t->code = NULL;
 	t->first = t->rec[0].fn;
@@ -531,26 +294,18 @@ static void trace_finish(struct vcpu *v, struct build *b, struct trace *t)
 	memcpy(trace_src(t), b->src, t->nbytes);
 }
 
-static void page_add(struct rcache *rc, struct trace *t, gpa_t page)
+static unsigned int trace_size(const struct trace *t)
 {
-	struct code_page *p = page_get(rc, page);
-	unsigned int off, len;
-
-	if (!p)
-		return;
-	trace_extent(t, page, &off, &len);
-	p->granules |= granule_mask(off, len);
-	*next_on_page(t, page) = p->traces;
-	p->traces = trace_ref(rc, t);
+	return (unsigned int)(sizeof(*t) + (t->n + 1u) * sizeof(struct insn) + t->nbytes + 7) & ~7u;
 }
 
 static void trace_link(struct vcpu *v, struct trace *t)
 {
 	struct rcache *rc = v->rc;
 	u32 *head = &rc->hash[hash_trace(t->gpa, t->key)];
-	size_t size = sizeof(*t) + (t->n + 1u) * sizeof(struct insn) + t->nbytes;
 
-	rc->used += (u32)((size + 7) & ~7ull);
+	t->room = (u16)(trace_size(t) / 8);
+	rc->used += t->room * 8u;
 	rc->stat_traces++;
 	rc->stat_insns += t->n;
 	t->hash_next = *head;
@@ -558,6 +313,51 @@ static void trace_link(struct vcpu *v, struct trace *t)
 	page_add(rc, t, t->gpa & PAGE_MASK);
 	if (t->gpa2 != ~0ull)
 		page_add(rc, t, t->gpa2);
+}
+
+/* The more often it was written, the later is it translated. */
+static void note_remake(struct vcpu *v, struct trace *t, u8 before)
+{
+	u32 heat = (u32)v->heat << (before < 8 ? before : 8);
+
+	t->remakes = before < 255 ? before + 1 : before;
+	t->heat = (u16)(heat < 65535 ? heat : 65535);
+}
+
+/* Nobody is inside a trace while another one is looked for. */
+static void overwrite(struct vcpu *v, struct trace *old, const struct trace *new)
+{
+	struct trace was;
+
+	if (old->block)
+		v->tr->drop(v, old);
+	was = *old;
+	memcpy(old, new, trace_size(new));
+	old->hash_next = was.hash_next;
+	old->page_next = was.page_next;
+	old->page_next2 = was.page_next2;
+	old->room = was.room;
+	old->lin = was.lin;
+	old->aliased = was.aliased;
+	note_remake(v, old, was.remakes);
+	page_cover(v, old, true);
+}
+
+/* Keep a new trace, in the place of the one whose bytes have changed if it fits. */
+static struct trace *trace_keep(struct vcpu *v, const struct build *b, struct trace *t)
+{
+	struct trace *old = b->flushes == v->rc->stat_flushes ? b->old : NULL;
+
+	if (old && old->gpa2 == ~0ull && t->gpa2 == ~0ull && trace_size(t) <= old->room * 8u) {
+		overwrite(v, old, t);
+		return old;
+	}
+	if (old) {
+		note_remake(v, t, old->remakes);
+		trace_discard(v, old);
+	}
+	trace_link(v, t);
+	return t;
 }
 
 static int trace_build(struct vcpu *v, struct build *b, struct trace **out)
@@ -584,7 +384,7 @@ static int trace_build(struct vcpu *v, struct build *b, struct trace **out)
 	trace_finish(v, b, t);
 	/* A run cut short by the segment limit is not what another segment would find here. */
 	if (b->limit > PAGE_SIZE + 16)
-		trace_link(v, t);
+		t = trace_keep(v, b, t);
 	*out = t;
 	return OP_NEXT;
 }
@@ -636,8 +436,11 @@ static int trace_verify(struct vcpu *v, struct trace *t, const struct build *b, 
 	*same = mark_page(v, b->page);
 	if (*same)
 		res = compare(v, b->host + b->off, trace_src(t), first, b->page, same);
-	if (!res && *same)
+	if (!res && *same) {
+		if (t->verified == TRACE_STALE)
+			page_cover(v, t, false);
 		t->verified = v->verify;
+	}
 	return res;
 }
 
@@ -651,16 +454,26 @@ static struct trace *hash_find(struct vcpu *v, gpa_t gpa, u16 key)
 	return t;
 }
 
-static void trace_discard(struct vcpu *v, struct trace *t)
+/* A translated trace of a page of which another was found to be what it was. */
+static int block_verify(struct vcpu *v, const struct build *b, struct trace *t, bool severed)
 {
-	hash_unlink(v->rc, t);
-	trace_kill(v, t); /* page_drop() takes it off its page's list when that page is next touched */
-	v->rc->stat_drops++;
+	bool same;
+
+	if (compare(v, b->host + (t->gpa & ~PAGE_MASK), trace_src(t), t->nbytes, b->page, &same))
+		return OP_STOP;
+	if (same) {
+		if (t->verified == TRACE_STALE)
+			page_cover(v, t, false);
+		t->verified = v->verify;
+	} else if (!severed) {
+		trace_discard(v, t);
+	}
+	return OP_NEXT;
 }
 
 /*
  * Translated blocks of a page go to each other without asking here, so whoever finds the first of them compares
- * them all.
+ * them all. After a write they do not: then those that are what they were are joined again.
  */
 static int page_verify(struct vcpu *v, const struct build *b, const struct trace *found)
 {
@@ -670,20 +483,17 @@ static int page_verify(struct vcpu *v, const struct build *b, const struct trace
 		return OP_NEXT;
 	for (u32 ref = p->traces; ref;) {
 		struct trace *t = trace_at(v->rc, ref);
-		unsigned int off = (unsigned int)(t->gpa & ~PAGE_MASK);
-		bool same;
 
 		ref = *next_on_page(t, b->page);
 		if (t == found || t->dead || !t->block || t->gpa2 != ~0ull || t->verified == v->verify)
 			continue;
-		if (compare(v, b->host + off, trace_src(t), t->nbytes, b->page, &same))
+		if (block_verify(v, b, t, p->severed))
 			return OP_STOP;
-		if (same)
-			t->verified = v->verify;
-		else
-			trace_discard(v, t);
 	}
 	p->verified = v->verify;
+	if (p->severed)
+		v->tr->join(v, b->page);
+	p->severed = false;
 	return OP_NEXT;
 }
 
@@ -707,7 +517,8 @@ static int find_cached(struct vcpu *v, struct build *b, struct trace **out)
 		if (res)
 			return res;
 		if (!same) {
-			trace_discard(v, t);
+			b->old = t;
+			b->flushes = v->rc->stat_flushes;
 			return OP_NEXT;
 		}
 	}
@@ -735,6 +546,8 @@ int rcache_find(struct vcpu *v, u64 lin, const struct insn **out)
 	int res;
 
 	b.lin = lin;
+	b.old = NULL;
+	b.flushes = 0;
 	if (v->csz == 8) {
 		if ((u64)((s64)(lin << 16) >> 16) != lin)
 			return RAISE_GP0(v);
@@ -758,6 +571,10 @@ int rcache_find(struct vcpu *v, u64 lin, const struct insn **out)
 		if (j->lin != lin || (u16)(j->mode_key ^ v->mode_key)) /* not the same thing grown old */
 			j[1] = j[0];
 		*j = (struct jentry){ lin, v->mode_key, t->rec, t->code ? t->code : v->interp_entry };
+		if (t->lin != lin) {
+			t->aliased = t->lin != TLB_NEVER;
+			t->lin = lin;
+		}
 	}
 	return OP_NEXT;
 }

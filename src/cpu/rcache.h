@@ -24,7 +24,11 @@
  * struct trace - header of a decoded run; records and source bytes follow
  * @gpa: guest-physical address of the first byte
  * @gpa2: page of the last instruction's tail when it crosses into another page, else ~0
- * @verified: vcpu.verify at which @src was last compared with memory
+ * @verified: vcpu.verify at which @src was last compared with memory, or TRACE_STALE: written since
+ * @lin: linear address under which the jump cache knows it
+ * @aliased: there was another one
+ * @remakes: times that it was decoded anew because its bytes were others
+ * @room: bytes of the arena it has / 8
  * @key: low bits of vcpu.mode_key it was decoded for
  * @nbytes: source bytes
  * @n: records, not counting the end record
@@ -39,6 +43,7 @@ struct trace {
 	gpa_t gpa;
 	gpa_t gpa2;
 	u64 verified;
+	u64 lin;
 	u32 hash_next;	/* arena offset / 8, 0 = none */
 	u32 page_next;
 	u32 page_next2;
@@ -46,6 +51,9 @@ struct trace {
 	u16 nbytes;
 	u8 n;
 	bool dead;
+	bool aliased;
+	u8 remakes;
+	u16 room;
 	u16 heat;
 	u32 block;
 	const void *first;
@@ -53,12 +61,21 @@ struct trace {
 	struct insn rec[];
 };
 
+#define TRACE_STALE 0ull
+
+/**
+ * struct code_page - a page with decoded code, stale traces included
+ * @writes, @patience: slow stores since its code was last looked for, and how many of them it takes to drop the mark
+ * @severed: its blocks do not go to each other; see page_verify()
+ */
 struct code_page {
 	gpa_t gpa;
 	u64 granules;	/* 64-byte granules that hold source bytes */
 	u64 verified;	/* vcpu.verify at which all translated traces here were compared */
 	u32 traces;	/* arena offset / 8 of the first */
 	u32 hash_next;	/* index + 1 */
+	u16 writes, patience;
+	bool severed;
 };
 
 struct jentry {
@@ -67,6 +84,7 @@ struct jentry {
 	const struct insn *rec;
 	const void *code; /* translated code's way into it */
 };
+#define JENTRY_NEVER (~0ull) /* no mode_key */
 
 /* Where the bytes of a page of code are; good while mode_key is the current one and tlb.gen too */
 struct fetch_entry {

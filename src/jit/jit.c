@@ -90,7 +90,7 @@ static void destroy(struct vcpu *v)
 
 /* Both tiers are the same but for who runs a block. */
 #define TRANSLATOR .enter = enter, .leave = leave, .translate = jit_translate, .drop = drop, .flush = flush, \
-		   .fault = jit_fault, .destroy = destroy
+		   .sever = link_sever, .join = link_join, .fault = jit_fault, .destroy = destroy
 
 static const struct translator translator = { TRANSLATOR };
 static const struct translator forced_translator = { TRANSLATOR, .run = force_run };

@@ -273,6 +273,8 @@ void put_fp_check(struct work *w);
 
 void link_block(struct vcpu *v, u32 n);
 void unlink_block(struct vcpu *v, u32 n);
+void link_sever(struct vcpu *v, gpa_t page);
+void link_join(struct vcpu *v, gpa_t page);
 
 /* ---- lockstep.c ------------------------------------------------------------------------------------ */
 

@@ -31,6 +31,27 @@ static bool alive(const struct trace *t)
 	return t->block && !t->dead && t->gpa2 == ~0ull;
 }
 
+static void link_out(struct vcpu *v, const struct block *b)
+{
+	struct jit *j = v->jit;
+
+	for (u32 k = b->exit0; k < b->exit0 + b->nexits; k++) {
+		struct exit *x = &j->exit[k];
+		struct trace *t;
+
+		if (x->off >= PAGE_SIZE || x->to)
+			continue;
+		t = rcache_peek(v, (b->t->gpa & PAGE_MASK) | x->off, b->t->key);
+		if (t && alive(t) && t->verified == v->verify)
+			link_exit(j, x, t->block);
+	}
+}
+
+static bool may_link(const struct jit *j)
+{
+	return !j->lockstep && !(j->force & FORCE_APART);
+}
+
 /* Exits of other blocks to this one, and of this one to others. */
 void link_block(struct vcpu *v, u32 n)
 {
@@ -39,7 +60,7 @@ void link_block(struct vcpu *v, u32 n)
 	gpa_t page = b->t->gpa & PAGE_MASK;
 	u16 off = (u16)(b->t->gpa & ~PAGE_MASK);
 
-	if (b->t->gpa2 != ~0ull || j->lockstep || j->force & FORCE_APART)
+	if (b->t->gpa2 != ~0ull || !may_link(j))
 		return;
 	for (struct trace *t = rcache_on_page(v, page, NULL); t; t = rcache_on_page(v, page, t)) {
 		struct block *o = &j->block[t->block];
@@ -50,16 +71,7 @@ void link_block(struct vcpu *v, u32 n)
 			if (j->exit[k].off == off && !j->exit[k].to)
 				link_exit(j, &j->exit[k], n);
 	}
-	for (u32 k = b->exit0; k < b->exit0 + b->nexits; k++) {
-		struct exit *x = &j->exit[k];
-		struct trace *t;
-
-		if (x->off >= PAGE_SIZE || x->to)
-			continue;
-		t = rcache_peek(v, page | x->off, b->t->key);
-		if (t && alive(t) && t->verified == v->verify)
-			link_exit(j, x, t->block);
-	}
+	link_out(v, b);
 }
 
 void unlink_block(struct vcpu *v, u32 n)
@@ -79,4 +91,31 @@ void unlink_block(struct vcpu *v, u32 n)
 			point(j, &j->exit[k], j->exit[k].cold);
 		}
 	}
+}
+
+void link_sever(struct vcpu *v, gpa_t page)
+{
+	struct jit *j = v->jit;
+
+	for (struct trace *t = rcache_on_page(v, page, NULL); t; t = rcache_on_page(v, page, t)) {
+		struct block *o = &j->block[t->block];
+
+		for (u32 k = o->exit0; t->block && k < o->exit0 + o->nexits; k++) {
+			if (!j->exit[k].to)
+				continue;
+			j->exit[k].to = 0;
+			point(j, &j->exit[k], j->exit[k].cold);
+		}
+	}
+}
+
+void link_join(struct vcpu *v, gpa_t page)
+{
+	struct jit *j = v->jit;
+
+	if (!may_link(j))
+		return;
+	for (struct trace *t = rcache_on_page(v, page, NULL); t; t = rcache_on_page(v, page, t))
+		if (alive(t) && t->verified == v->verify)
+			link_out(v, &j->block[t->block]);
 }
