@@ -163,6 +163,22 @@ static inline void vcpu_reverify(struct vcpu *v)
 	vcpu_forget_jumps(v);
 }
 
+/*
+ * Code that an agent outside the processor wrote must be seen: a device before it interrupted this vCPU or another,
+ * user space before a vCPU it served sent an IPI. Called at interrupts, and by the serializing instructions that
+ * cross-modifying code is to use [SDM3A "Handling Self- and Cross-Modifying Code"]: who polls instead of
+ * being interrupted executes one of them. The local APIC's own timer bumps nothing.
+ */
+static inline void cpu_serialize(struct vcpu *v)
+{
+	u64 now = atomic_load_explicit(&v->vm->outside, memory_order_acquire);
+
+	if (likely(now == v->outside_seen))
+		return;
+	v->outside_seen = now;
+	vcpu_reverify(v);
+}
+
 /* Serve REQ_CODE: drop what other vCPUs wrote. */
 void rcache_drain(struct vcpu *v);
 

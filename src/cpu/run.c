@@ -204,20 +204,6 @@ static bool window_open(struct vcpu *v)
 	       bus->intr_window_wanted(v);
 }
 
-/*
- * A device may have written code before it interrupted, and so may user space before a vCPU it served sent an IPI.
- * The local APIC's own timer is neither.
- */
-static void look_outside(struct vcpu *v)
-{
-	u64 now = atomic_load(&v->vm->outside);
-
-	if (now == v->outside_seen)
-		return;
-	v->outside_seen = now;
-	vcpu_reverify(v);
-}
-
 /* Everything that happens between two instructions. False: v->stop is set. */
 static bool boundary(struct vcpu *v)
 {
@@ -237,7 +223,7 @@ static bool boundary(struct vcpu *v)
 			continue;
 		}
 		if (v->inj.type == EVENT_INTR || v->inj.type == EVENT_NMI)
-			look_outside(v);
+			cpu_serialize(v);
 		if (cpu_deliver(v) == OP_STOP)
 			return false;
 		if (v->stop != CPU_RUN)

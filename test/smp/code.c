@@ -175,6 +175,52 @@ static void t_then_interrupt(void)
 	free_smp(&s);
 }
 
+/* ---- while it polls with interrupts off, then a serializing instruction ----------------------------------------- */
+
+GUEST_BEGIN(poll_loop)
+	"	mov $1, %esi\n"
+	"1:	mov $" S(FUNC) ", %ebx\n"
+	"	call *%rbx\n"
+	"	mov %eax, " BOX_AT(2) "\n"
+	"	cmpl $0, " BOX_AT(3) "\n"
+	"	jne 2f\n"
+	"	cmp %esi, " BOX_AT(4) "\n"
+	"	jne 1b\n"
+	"	xor %eax, %eax\n"
+	"	cpuid\n"
+	"	mov $" S(FUNC) ", %ebx\n"
+	"	call *%rbx\n"
+	"	mov %eax, " BOX_AT(0) "\n"
+	"	mov %esi, " BOX_AT(1) "\n"
+	"	inc %esi\n"
+	"	jmp 1b\n"
+	"2:	out %al, $" S(DONE) "\n"
+GUEST_END(poll_loop)
+
+static void t_then_serialize(void)
+{
+	struct kvm_msi msi = { .address_lo = 0xfee00000, .data = VECTOR };
+	struct smp s;
+	int wrong = 0, lost = 0;
+
+	new_smp(&s, 1);
+	load(&s, TEXT, poll_loop, poll_loop_end);
+	rewrite(&s, BY_MEMCPY, 0, false);
+	start(&s);
+	for (uint32_t i = 1; i <= 300 && !lost; i++) {
+		rewrite(&s, (enum how)(i % 3), i, false);
+		call(s.vm, KVM_SIGNAL_MSI, &msi);	/* stays pending */
+		__atomic_store_n(box(&s, SEQ), i, __ATOMIC_SEQ_CST);
+		lost += !wait_box(&s, IRQS, i);
+		wrong += *box(&s, RESULT) != i;
+	}
+	*box(&s, STOP) = 1;
+	join(&s);
+	is(s.failed + lost, 0, "the guest answers each time");
+	is(wrong, 0, "300 times rewritten while it polls: after a serializing instruction the new code runs");
+	free_smp(&s);
+}
+
 /* ---- another vCPU ------------------------------------------------------------------------------------------------ */
 
 #define ROUNDS 3000
@@ -234,6 +280,7 @@ int main(void)
 	alarm(100);
 	t_between_runs();
 	t_then_interrupt();
+	t_then_serialize();
 	t_cross_modifying();
 	return done_testing();
 }

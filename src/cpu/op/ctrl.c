@@ -3,6 +3,7 @@
  * Control and debug registers. [SDM2B "MOV—Move to/from Control Registers", "... Debug Registers"]
  */
 #include "cpu/op/control.h"
+#include "cpu/rcache.h"
 
 /* ---- control registers ---------------------------------------------------------------------------------- */
 
@@ -60,7 +61,11 @@ int op_mov_to_cr(struct vcpu *v, const struct insn *i)
 	case 8: r = set_cr8(v, val); break;
 	default: return RAISE_UD(v);
 	}
-	return r ? r : OP_END;
+	if (r)
+		return r;
+	if (insn_reg(i) != 8)
+		cpu_serialize(v);
+	return OP_END;
 }
 
 int op_clts(struct vcpu *v, const struct insn *i)

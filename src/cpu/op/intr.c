@@ -4,6 +4,7 @@
  * [SDM2A "INT n/INTO/INT3/INT1—Call to Interrupt Procedure", "IRET/IRETD/IRETQ—Interrupt Return"]
  */
 #include "cpu/op/control.h"
+#include "cpu/rcache.h"
 #include "cpu/vmx/vmx.h"
 
 /* ---- software interrupts -------------------------------------------------------------------------------- */
@@ -275,7 +276,9 @@ int op_iret(struct vcpu *v, const struct insn *i)
 
 	v->vmx->nmi_unblocked = false;
 	r = iret(v, i);
-	if (r != OP_EXC)
+	if (r != OP_EXC) {
 		v->vmx->nmi_unblocked = false;
+		cpu_serialize(v);
+	}
 	return r;
 }

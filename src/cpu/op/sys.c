@@ -8,6 +8,7 @@
 #include "cpu/flags.h"
 #include "cpu/msr.h"
 #include "cpu/op/control.h"
+#include "cpu/rcache.h"
 #include "cpu/smm.h"
 
 static void set_edx_eax(struct vcpu *v, u64 val)
@@ -44,7 +45,8 @@ int op_cpuid(struct vcpu *v, const struct insn *i)
 	v->gpr[GPR_RBX] = r[1];
 	v->gpr[GPR_RCX] = r[2];
 	v->gpr[GPR_RDX] = r[3];
-	return OP_NEXT;
+	cpu_serialize(v);
+	return OP_END;
 }
 
 static bool tsc_disabled(const struct vcpu *v)
@@ -364,6 +366,7 @@ int op_invlpg(struct vcpu *v, const struct insn *i)
 	else if (seg == SEG_FS || seg == SEG_GS)
 		ea += v->seg[seg].base;
 	mmu_flush_page(v, ea);
+	cpu_serialize(v);
 	return OP_END;
 }
 
@@ -390,6 +393,7 @@ int op_invpcid(struct vcpu *v, const struct insn *i)
 		mmu_flush_page(v, d[1]);
 	else
 		mmu_flush_pcid(v, (u16)d[0]);
+	cpu_serialize(v);
 	return OP_END;
 }
 
@@ -404,6 +408,7 @@ int op_clflush(struct vcpu *v, const struct insn *i)
 
 int op_serialize(struct vcpu *v, const struct insn *i)
 {
+	cpu_serialize(v);
 	return OP_END;
 }
 
