@@ -78,6 +78,10 @@ function ratio_lines(   s, port) {
 	port = median("casement", "port") / 1e5
 	if (port)
 		printf "\nport read answered by the monitor: casement %.0f ns, tcg %.0f ns\n", 1e9 * port, 1e4 * T[at["port"]]
+	s = median("casement", "exit-in")
+	if (s)
+		printf "KVM_RUN and back with KVM_EXIT_IO: in %.0f ns, out %.0f ns, with vector state %.0f ns\n", 1e9 * s,
+			1e9 * median("casement", "exit-out"), 1e9 * median("casement", "exit-vector")
 	s = at["smp-2threads"]
 	if (s && C[s] && N[s])
 		printf "speed-up by a second processor: native %.2f, tcg %s, casement %.2f\n", ratio(N[at["smp-1thread"]], N[s]),

@@ -391,7 +391,8 @@ struct vcpu {
 	struct native *native;
 	const struct translator *tr; /* NULL: interpreter only */
 	struct jit *jit;
-	u64 busy;	/* sixteenths of host TSC ticks in the engine, where nobody counts instructions */
+	u64 asleep;	/* host TSC ticks from a stop for HLT or MWAIT to the next cpu_run() */
+	u64 slept_since; /* such a stop's time; 0 */
 	u16 heat;	/* entries of a trace after which it is translated */
 	const void *interp_entry; /* how translated code enters a trace that has none */
 	struct vmx *vmx;

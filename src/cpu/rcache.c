@@ -57,19 +57,22 @@ void rcache_flush(struct vcpu *v)
 }
 
 #define REST_NS 1000000000ull
-#define REST_INSNS 4000000ull /* in that time: some percent of a core at most */
+#define REST_TICKS 64000000ull /* of the host's TSC in that time: some percent of a core at most */
 
 void rcache_rest(struct vcpu *v)
 {
 	struct rcache *rc = v->rc;
-	u64 now = base_now_ns();
+	u64 now = base_now_ns(), ran;
 	bool idle;
 
+	v->slept_since = base_rdtsc();
 	if (now - rc->rest_since < REST_NS)
 		return;
-	idle = (v->icount + v->busy - rc->rest_icount) * REST_NS < REST_INSNS * (now - rc->rest_since);
+	ran = (v->slept_since - rc->rest_tsc) - (v->asleep - rc->rest_asleep);
+	idle = ran / 1024 * REST_NS < REST_TICKS / 1024 * (now - rc->rest_since);
 	rc->rest_since = now;
-	rc->rest_icount = v->icount + v->busy;
+	rc->rest_tsc = v->slept_since;
+	rc->rest_asleep = v->asleep;
 	if (!idle || rc->used <= RCACHE_REST)
 		return;
 	start_over(v);

@@ -103,8 +103,8 @@ struct rcache {
 	u32 npages;
 	u32 used;	/* arena bytes */
 	u32 free_page;	/* list of freed code_page, index + 1 */
-	u64 rest_since;		/* when rcache_rest() last looked, and icount then */
-	u64 rest_icount;
+	u64 rest_since;		/* when rcache_rest() last looked, in ns and ticks; vcpu.asleep then */
+	u64 rest_tsc, rest_asleep;
 	u64 stat_traces, stat_insns, stat_flushes, stat_drops;
 	u8 arena[RCACHE_ARENA] __attribute__((aligned(4096)));
 };

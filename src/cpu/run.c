@@ -7,6 +7,7 @@
  * records call each other; nobody looks at anything.
  */
 #include "cpu/cpu.h"
+#include "base/base.h"
 #include "cpu/native.h"
 #include "cpu/op/op.h"
 #include "cpu/rcache.h"
@@ -424,6 +425,10 @@ static void interval_resume(struct vcpu *v)
 static void enter(struct vcpu *v)
 {
 	interval_resume(v);
+	if (v->slept_since) {
+		v->asleep += base_rdtsc() - v->slept_since;
+		v->slept_since = 0;
+	}
 	v->stop = CPU_RUN;
 	if (!v->mmio.replay)
 		mmio_reset(v); /* the writes it held have been handed out */

@@ -366,18 +366,24 @@ static void forget_all_contexts(struct vcpu *v)
 
 void vcpu_forget_jumps(struct vcpu *v)
 {
-	struct tlb *t = v->tlb;
-
 	for (unsigned int n = 0; n < 2; n++) {
 		v->tlbs[n]->context_gen++;
 		v->tlbs[n]->epoch[0] = v->tlbs[n]->epoch[1] = ++v->epoch_last;
 	}
 	v->epoch[0] = ++v->epoch_last;
+	enter_context(v);
+}
+
+/* No translation is left, so what was noted of them can be forgotten too. */
+static void forget_fetches(struct vcpu *v)
+{
+	struct tlb *t = v->tlb;
+
 	t->fetched = 0;
 	t->local_code = t->global_user_code = false;
 	clear_bits(t->fetch_filter[0], FETCH_FILTER);
 	clear_bits(t->fetch_filter[1], FETCH_FILTER);
-	enter_context(v);
+	vcpu_forget_jumps(v);
 }
 
 void tlb_note_fetch(struct vcpu *v, gva_t la, const struct xlat *x)
@@ -424,7 +430,7 @@ void mmu_flush_all(struct vcpu *v)
 	clear_bits(t->frag_filter, LARGE_FILTER);
 	t->stat_flushes++;
 	l1_clear(v, false);
-	vcpu_forget_jumps(v);
+	forget_fetches(v);
 }
 
 void mmu_flush_contexts(struct vcpu *v)

@@ -27,13 +27,10 @@ static void enter(struct vcpu *v)
 {
 	asm volatile("rdgsbase %0" : "=r"(v->jit->host_gs));
 	asm volatile("wrgsbase %0" : : "r"(v));
-	v->jit->entered = base_rdtsc();
 }
 
-/* Blocks count no instructions; the interpreter would have retired one in some sixteen cycles. */
 static void leave(struct vcpu *v)
 {
-	v->busy += (base_rdtsc() - v->jit->entered) / 16;
 	asm volatile("wrgsbase %0" : : "r"(v->jit->host_gs));
 }
 

@@ -182,7 +182,6 @@ struct jit {
 	struct lockstep *lockstep;
 	struct verify *verify;
 	u64 host_gs;
-	u64 entered;	/* host TSC at cpu_run() */
 	struct jit_stats stats;
 	struct site site[SITES] __attribute__((aligned(4096)));
 	struct exit exit[EXITS];
