@@ -14,12 +14,14 @@
 #include "cpu/native.h"
 
 /*
- * Slow stores that a page bears. Marking it again costs as much as some tens of them, and more if other vCPUs have to
- * be paused; code that has really changed is being made, and will be followed by more.
+ * What a page bears of slow stores; those that translated code makes by a pointer weigh one. Marking the page again
+ * costs as much as some tens of them, and more if other vCPUs have to be paused; code that has really changed is being
+ * made, and will be followed by more.
  */
-#define PATIENCE_NEW 8u
-#define PATIENCE_FIRST 32u
-#define PATIENCE_MAX 1024u
+#define PATIENCE_NEW 48u
+#define PATIENCE_FIRST 128u
+#define PATIENCE_MAX 4096u
+#define WEIGHT 4u
 
 static u32 hash_page(gpa_t gpa)
 {
@@ -264,7 +266,7 @@ static bool page_written(struct vcpu *v, struct code_page *p, unsigned int off, 
 	gpa_t page = p->gpa;
 	bool hit = false;
 
-	p->writes++;
+	p->writes += WEIGHT;
 	if (p->granules & granule_mask(off, len))
 		hit = page_hit(v, p, off, len, true);
 	if (p->gpa != page || p->writes < p->patience)
@@ -276,6 +278,14 @@ static bool page_written(struct vcpu *v, struct code_page *p, unsigned int off, 
 	if (p->gpa == page)
 		page_unmark(v, page);
 	return hit;
+}
+
+bool code_beside(struct vcpu *v, gpa_t gpa, unsigned int len)
+{
+	struct code_page *p = page_lookup(v->rc, gpa & PAGE_MASK);
+
+	return p && !(p->granules & granule_mask((unsigned int)(gpa & ~PAGE_MASK), len)) &&
+	       ++p->writes < p->patience;
 }
 
 /* ---- writes seen by this vCPU, told to the others ------------------------------------------------ */

@@ -64,6 +64,9 @@ struct vcpu *vcpu_create(struct machine *m, u32 id)
 	vcpu_reset(v, false);
 	m->vcpu[v->index] = v;
 	m->nvcpus++;
+	/* One that runs may be about to store to where it was the only one with code: tlb_beside_code(). */
+	vm_pause(m, NULL);
+	vm_resume(m, NULL, 0);
 	return v;
 }
 

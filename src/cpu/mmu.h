@@ -69,6 +69,10 @@ int cpu_mem_commit(struct vcpu *v);
  * Return: pointer into guest RAM, entered in the first-level TLB; NULL: it takes cpu_mem_begin(). No side effects.
  */
 void *tlb_quick(struct vcpu *v, gva_t la, unsigned int size, u32 acc);
+/* The same for a store into a page of this, the only, vCPU's code but not into code: no TLB may know it. */
+void *tlb_beside_code(struct vcpu *v, gva_t la, unsigned int size);
+/* May the running vCPU, if it is the only one, store there without telling code_written()? (codepage.c) */
+bool code_beside(struct vcpu *v, gpa_t gpa, unsigned int len);
 /* Same, for a linear address already computed */
 void *lin_mem_begin(struct vcpu *v, gva_t la, unsigned int size, u32 acc);
 

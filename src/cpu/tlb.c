@@ -195,6 +195,25 @@ void *tlb_quick(struct vcpu *v, gva_t la, unsigned int size, u32 acc)
 	return l1_hit(e, la, size) ? l1_ptr(e, la) : NULL;
 }
 
+void *tlb_beside_code(struct vcpu *v, gva_t la, unsigned int size)
+{
+	gpa_t gpa;
+	struct xlat x;
+	u64 page;
+
+	if ((la & ~PAGE_MASK) + size > PAGE_SIZE || atomic_load(&v->vm->nvcpus) > 1 || mmu_checked(v))
+		return NULL;
+	if (!tlb_lookup(v, la, &x) || !x.slot || (x.bits & (XL_D | XL_EXIT)) != XL_D ||
+	    (x.slot->flags & MEMSLOT_READONLY) || !mmu_allowed(v, x.bits, ACC_W))
+		return NULL;
+	page = memslot_page(x.slot, x.page);
+	gpa = x.page | (la & ~PAGE_MASK);
+	if (memslot_code_users(x.slot, page) != BIT(v->index) || !code_beside(v, gpa, size))
+		return NULL;
+	memslot_mark_dirty(x.slot, page);
+	return memslot_hva(x.slot, gpa);
+}
+
 void tlb_drop_write(struct vcpu *v, gpa_t page)
 {
 	drop_write(v->tlbs[0], page);

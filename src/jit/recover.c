@@ -94,8 +94,11 @@ static void *quick(struct vcpu *v, const struct site *s, const struct insn *r)
 
 	if (v->jit->force & FORCE_SLOW)
 		return NULL;
-	if (s->size <= first)
-		return tlb_quick(v, la, s->size, s->acc);
+	if (s->size <= first) {
+		void *p = tlb_quick(v, la, s->size, s->acc);
+
+		return p || (s->acc & (ACC_W | ACC_LOCK)) != ACC_W ? p : tlb_beside_code(v, la, s->size);
+	}
 	if (s->acc != ACC_R)
 		return NULL;
 	a = tlb_quick(v, la, first, ACC_R);

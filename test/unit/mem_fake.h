@@ -95,6 +95,11 @@ bool rcache_invalidate(struct vcpu *v, gpa_t gpa, unsigned int len)
 	return true;
 }
 
+bool code_beside(struct vcpu *v, gpa_t gpa, unsigned int len)
+{
+	return false;
+}
+
 static inline int fake_read(struct vcpu *v, gpa_t gpa, unsigned int len, void *data)
 {
 	if (gpa >> 12 != CHIP_GPA >> 12)
