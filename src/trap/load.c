@@ -164,6 +164,14 @@ void trap_brk_start(u64 at)
 	data.start = data.end = at;
 }
 
+void trap_brk_fork(bool before)
+{
+	if (before)
+		lock_take(&data.lock);
+	else
+		lock_drop(&data.lock);
+}
+
 u64 trap_brk(u64 to)
 {
 	u64 was, now = up(to), r;

@@ -21,7 +21,7 @@
 #define EXIT_HOST 2
 #define PIE_BASE                                                                                   \
 	0x2aaa00000000ull /* a third of the address space: far from us, the stack and mmap()'s places */
-#define PIE_RANDOM 0xfffffffull /* pages */
+#define PIE_RANDOM 0xffffe00ull    /* pages; as far as large pages are aligned */
 
 char trap_exe[4096];
 

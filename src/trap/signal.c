@@ -72,6 +72,8 @@ static void catch (int sig)
 
 void trap_signals_start(struct trap_thread *t)
 {
+	u64 sys = sig_bit(SIGSYS);
+
 	t->actions = &actions;
 	for (int sig = 1; sig < NSIG_ALL; sig++) {
 		sys_call(SYS_rt_sigaction, sig, NULL, &actions.of[sig], sizeof(u64));
@@ -79,6 +81,7 @@ void trap_signals_start(struct trap_thread *t)
 			install(sig, &actions.of[sig]);
 	}
 	signal_delegate(catch);
+	sys_call(SYS_rt_sigprocmask, SIG_UNBLOCK, &sys, NULL, sizeof(u64)); /* inherited: a trapped call would kill */
 }
 
 long trap_sigaction(struct trap_thread *t, int sig, u64 act, u64 old, u64 size)
@@ -122,6 +125,14 @@ struct trap_actions *trap_copy_actions(const struct trap_thread *t)
 	if (to)
 		memcpy(to->of, t->actions->of, sizeof(to->of));
 	return to;
+}
+
+void trap_actions_fork(struct trap_thread *t, bool before)
+{
+	if (before)
+		lock_take(&t->actions->lock);
+	else
+		lock_drop(&t->actions->lock);
 }
 
 void trap_free_actions(struct trap_actions *a)

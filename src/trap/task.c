@@ -153,24 +153,30 @@ static void in_child(struct trap_thread *t, struct sigframe *f, u64 flags, u64 s
 		f->rsp = stack;
 }
 
+static long fork_locked(struct trap_thread *t, u64 flags, u64 ptid, bool plain)
+{
+	long pid;
+
+	trap_actions_fork(t, true);
+	trap_brk_fork(true);
+	pid = plain ? fork() : raw_clone(flags, ptid);
+	trap_brk_fork(false);
+	trap_actions_fork(t, false);
+	if (!pid && !plain)
+		kvm_forked();
+	return plain && pid < 0 ? -errno : pid;
+}
+
 static long new_process(struct trap_thread *t, struct sigframe *f, u64 flags, u64 stack, u64 ptid,
 			u64 ctid, u64 tls)
 {
 	bool plain = (flags & ~(TID_FLAGS | CLONE_SETTLS)) == SIGCHLD;
-	long pid = plain ? fork() : raw_clone(flags, ptid);
+	long pid = fork_locked(t, flags, ptid, plain);
 	u32 tid = (u32)pid;
 
-	if (plain && pid < 0)
-		return -errno;
-	if (pid < 0)
-		return pid;
-	if (!pid) {
-		if (!plain)
-			kvm_forked();
+	if (!pid)
 		in_child(t, f, flags, stack, ctid, tls);
-		return 0;
-	}
-	if (flags & CLONE_PARENT_SETTID)
+	else if (pid > 0 && (flags & CLONE_PARENT_SETTID))
 		copy_out(ptid, &tid, sizeof(tid));
 	return pid;
 }

@@ -132,6 +132,9 @@ struct trap_actions;
 void trap_signals_start(struct trap_thread *t);
 /* For a child of vfork(); NULL: no memory. */
 struct trap_actions *trap_copy_actions(const struct trap_thread *t);
+/* The child must not find a lock held by a thread that it does not have. */
+void trap_actions_fork(struct trap_thread *t, bool before);
+void trap_brk_fork(bool before);
 void trap_free_actions(struct trap_actions *a);
 long trap_sigaction(struct trap_thread *t, int sig, u64 act, u64 old, u64 size);
 long trap_sigprocmask(struct trap_thread *t, struct sigframe *f, int how, u64 set, u64 old,
