@@ -7,12 +7,12 @@ BOARD_ASM(l2_loops, 64, "out %al, $0x70; mov 0x2010, %rax; out %al, $0x71; 1: jm
 BOARD_ASM(l2_spins, 64, "out %al, $0x70; 1: jmp 1b");
 BOARD_ASM(l2_halts, 64, "out %al, $0x70; sti; hlt; 1: jmp 1b");
 
-/* A second board, where the monitor has asked for notify exits before the vCPU was made. */
-static void hostile(const char *options, u32 flags)
+/* A board where the monitor has asked for notify exits before the vCPU was made; L2 has not run yet. */
+static void prepare(const char *options, u32 window, u32 flags)
 {
 	fresh(options);
 	if (flags)
-		is(enable_notify(0, flags), 0, "KVM_CAP_X86_NOTIFY_VMEXIT");
+		is(enable_notify(window, flags), 0, "KVM_CAP_X86_NOTIFY_VMEXIT");
 	board_enable_cap(&b, KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1);
 	nest();
 	l2_code(l2_loops);
@@ -20,7 +20,21 @@ static void hostile(const char *options, u32 flags)
 	board_watch(&b, l1, 0, BOARD_IDT + 16, 3, 8);
 	vput(VMCS_GUEST_DR7, 0x400 | 3 | 3 << 16 | 2 << 18);
 	vput(VMCS_EXCEPTION_BITMAP, 1 << EXC_MC);
+}
+
+static void hostile(const char *options, u32 flags)
+{
+	prepare(options, 0, flags);
 	is(next_exit(), L2_AT(0x70), "L2 runs");
+}
+
+/* Crystal clocks, of 25 MHz, from here to the next exit; by the guest's TSC. */
+static u64 clocks_to(u32 *exit)
+{
+	u64 begin = get_msr(l1, 0x10), khz = (u64)board_cpu_ioctl(&b, l1, KVM_GET_TSC_KHZ, NULL);
+
+	*exit = next_exit();
+	return (get_msr(l1, 0x10) - begin) * 25000 / khz;
 }
 
 static void offered(void)
@@ -63,6 +77,35 @@ static void contained(void)
 	gone();
 }
 
+#define SECOND_VMCS 0x1a0000u
+
+/* The window is L0's for one VMCS like for another. */
+static void every_vmcs(void)
+{
+	static const u32 windows[] = { 0, 200000 };
+	u64 took[2][2];
+	u32 exit;
+
+	for (int w = 0; w < 2; w++) {
+		prepare("intercepts=drop,clock=virtual,notify-threshold=1000", windows[w], NOTIFY_ON_USER);
+		for (u32 n = 0; n < VMCS_BYTES; n += 8)
+			board_put(&b, SECOND_VMCS + n, board_get(&b, L1_VMCS + n, 8), 8);
+		for (int n = 0; n < 2; n++) {
+			is(next_exit(), L2_AT(0x70), "L2 runs");
+			took[w][n] = clocks_to(&exit);
+			is(exit, 0x80000000 | KVM_EXIT_NOTIFY, "Q06 it is contained");
+			request_triple_fault();
+			is(next_exit(), VMEXIT_TRIPLE_FAULT, "and ends");
+			board_put(&b, L1_POINTERS + 8, SECOND_VMCS, 8);
+		}
+		gone();
+		ok(took[w][0] + 100 > took[w][1] && took[w][1] + 100 > took[w][0],
+		   "Q06 window %u: the same for two VMCSs (%llu and %llu clocks)", windows[w],
+		   (unsigned long long)took[w][0], (unsigned long long)took[w][1]);
+		ok(took[w][0] > windows[w] + 1000 && took[w][0] < windows[w] + 3000, "Q06 and as long as L0 said");
+	}
+}
+
 static void killed(void)
 {
 	char lines[4096], seen[256];
@@ -88,7 +131,10 @@ static void unblocked(void)
 {
 	struct kvm_vcpu_events e;
 
-	hostile("intercepts=drop", NOTIFY_ON_USER);
+	prepare("intercepts=drop", 0, NOTIFY_ON_USER);
+	vset(VMCS_PIN_BASED_VM_EXEC_CONTROL, PIN_NMI | PIN_VNMI);
+	is(next_exit(), L2_AT(0x70), "L2 runs");
+	is(events(l1).nmi.masked, 0, "Q10 L2 does not block NMIs");
 	is(casement_inject(b.vm, "nmi-unblock", NULL, 0), 0, "inject");
 	is(board_run(&b, l1, 5000), KVM_EXIT_NOTIFY, "Q10 NMI unblocking is reported with L2's notify exit");
 	e = events(l1);
@@ -97,6 +143,9 @@ static void unblocked(void)
 	is(next_exit(), VMEXIT_TRIPLE_FAULT, "Q10 L2 ends");
 	is(vget(VMCS_GUEST_INTERRUPTIBILITY_INFO) & INTERRUPTIBILITY_NMI, INTERRUPTIBILITY_NMI,
 	   "Q10 and its VMCS says so");
+	is(events(l1).nmi.masked, 0, "Q10 L1 does not block them");
+	board_cpu_ioctl(&b, l1, KVM_NMI, NULL);
+	is(board_run_out(&b, l1, BOARD_PORT, 5000), EXC_NMI, "Q10 and takes one");
 	gone();
 }
 
@@ -165,35 +214,82 @@ static void shut_down(void)
 
 /* ---- nested-notify=on -------------------------------------------------------------------------------------------- */
 
-static void windows(u32 l1_clocks)
+/* CPUID leaf 15H of L1. */
+static void set_crystal(u32 hz)
 {
-	fresh("intercepts=drop,nested-notify=on,notify-threshold=1000");
-	is(enable_notify(500000, NOTIFY_ON_USER), 0, "a window of 20 ms for L0");
-	nest();
-	l2_code(l2_loops);
-	board_gate(&b, BOARD_LONG64, 1, SEL_CODE0_64, BOARD_HANDLERS + 16, GATE_INT32, 0, 1);
-	board_watch(&b, l1, 0, BOARD_IDT + 16, 3, 8);
-	vput(VMCS_GUEST_DR7, 0x400 | 3 | 3 << 16 | 2 << 18);
+	static struct {
+		struct kvm_cpuid2 head;
+		struct kvm_cpuid_entry2 e[128];
+	} c;
+	unsigned int n = 0;
+
+	c.head.nent = 128;
+	board_cpu_ioctl(&b, l1, KVM_GET_CPUID2, &c);
+	while (n < c.head.nent && c.e[n].function != 0x15)
+		n++;
+	if (n == c.head.nent)
+		c.head.nent++;
+	c.e[n] = (struct kvm_cpuid_entry2){ .function = 0x15, .eax = 1, .ebx = 80, .ecx = hz };
+	is(board_cpu_ioctl(&b, l1, KVM_SET_CPUID2, &c), 0, "a crystal of %u Hz for L1", hz);
+}
+
+/* Windows in crystal clocks; L1's crystal, 0: like ours of 25 MHz. The threshold counts for both levels. */
+static void windows(u32 l0_clocks, u32 l1_clocks, u32 hz)
+{
+	prepare("intercepts=drop,nested-notify=on,notify-threshold=1000,clock=virtual", l0_clocks,
+		l0_clocks ? NOTIFY_ON_USER : 0);
+	if (hz)
+		set_crystal(hz);
+	vput(VMCS_EXCEPTION_BITMAP, 0);
 	vput(VMCS_SECONDARY_VM_EXEC_CONTROL, 1u << 31);
 	vput(VMCS_NOTIFY_WINDOW, l1_clocks);
 	is(next_exit(), L2_AT(0x70), "L1 may set the control");
 }
 
-/* Windows in crystal clocks; the threshold counts for both levels. */
 static void exposed(void)
 {
-	windows(25000);
+	windows(500000, 25000, 0);
 	is(next_exit(), VMEXIT_NOTIFY, "Q07 L1's window is the smaller one: the exit is L1's");
 	is(vget(VMCS_EXIT_QUALIFICATION), 0, "Q07 with a valid context");
 	is(vget(VMCS_IDT_VECTORING_INFO_FIELD), 0x80000301, "Q07 and with the event that was being delivered");
 	is(stat_of(l1, "notify_window_exits", 0), 0, "Q07 and not counted for L0");
 	gone();
-	windows(50000000);
+	windows(500000, 50000000, 0);
 	is(board_run(&b, l1, 5000), KVM_EXIT_NOTIFY, "Q08 L1's window is the larger one: the exit is L0's");
 	is(next_exit(), 0x80000000 | KVM_EXIT_NOTIFY, "Q08 again, and L1 has seen nothing");
 	gone();
-	windows(~0u);
+}
+
+/* Which window is the smaller one is a matter of time, not of clocks. */
+static void crystals(void)
+{
+	static const struct { u32 clocks, hz, same; } rows[] = {
+		{ 225000, 25000000, 225000 }, { 900000, 100000000, 225000 }, { 45000, 5000000, 225000 },
+		{ 10000, 1000000, 250000 },
+	};
+	u64 took;
+	u32 exit;
+
+	for (size_t n = 0; n < ARRAY_SIZE(rows); n++) {
+		windows(0, rows[n].clocks, rows[n].hz);
+		took = clocks_to(&exit);
+		is(exit, VMEXIT_NOTIFY, "Q09 L1's exit");
+		ok(took > rows[n].same + 1000 && took < rows[n].same + 3000,
+		   "Q09 %u clocks of %u Hz are %u of ours (%llu with the threshold)", rows[n].clocks, rows[n].hz,
+		   rows[n].same, (unsigned long long)took);
+		gone();
+	}
+	windows(500000, 900000, 100000000);
+	is(next_exit(), VMEXIT_NOTIFY, "Q09 more clocks and less time: L1's");
+	gone();
+	windows(500000, 300000, 5000000);
+	is(board_run(&b, l1, 5000), KVM_EXIT_NOTIFY, "Q09 fewer clocks and more time: L0's");
+	gone();
+	windows(500000, ~0u, 0);
 	is(board_run(&b, l1, 5000), KVM_EXIT_NOTIFY, "Q09 the largest window does not wrap around to a small one");
+	gone();
+	windows(500000, ~0u, 1000000);
+	is(board_run(&b, l1, 5000), KVM_EXIT_NOTIFY, "Q09 nor does one that does not fit 32 bits of our clocks");
 	gone();
 }
 
@@ -273,12 +369,14 @@ int main(void)
 {
 	offered();
 	contained();
+	every_vmcs();
 	killed();
 	unblocked();
 	requested();
 	halted();
 	shut_down();
 	exposed();
+	crystals();
 	debate();
 	return done_testing();
 }
