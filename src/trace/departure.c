@@ -94,7 +94,11 @@ int departure_json(const struct departure *d, char *buf, size_t n)
 
 int departure_line(const struct departure *d, char *buf, size_t n)
 {
-	return snprintf(buf, n, "%s: %s (vCPU %d, L%u, CPL %u, RIP %#" PRIx64 ", cause %#" PRIx64 ")\n",
-			departure_name(d->kind), departure_text(d->kind), (int)d->vcpu, d->level, d->cpl,
+	char vmcs[40] = "";
+
+	if (d->level == 2)
+		snprintf(vmcs, sizeof(vmcs), ", VMCS %#" PRIx64, d->vmcs12);
+	return snprintf(buf, n, "%s: %s (vCPU %d, L%u%s, CPL %u, RIP %#" PRIx64 ", cause %#" PRIx64 ")\n",
+			departure_name(d->kind), departure_text(d->kind), (int)d->vcpu, d->level, vmcs, d->cpl,
 			d->rip, d->cause);
 }
