@@ -12,6 +12,10 @@ BOARD_ASM(l2_spin, 64, "1: pause; jmp 1b");
 BOARD_ASM(l2_halt, 64, "sti; hlt; out %al, $0x70; 1: jmp 1b");
 BOARD_ASM(l2_vmfunc, 64, "xor %eax, %eax; mov $1, %ecx; vmfunc\n"
 	"mov $0x180000, %rax; mov (%rax), %al; out %al, $0x70; 1: jmp 1b");
+BOARD_ASM(l2_functions, 64, "xor %eax, %eax; mov $512, %ecx; vmfunc; mov $1, %eax; vmfunc; 1: jmp 1b");
+BOARD_ASM(l2_shadow, 64, "mov $0x681e, %ecx; vmread %rcx, %rax; out %eax, $0x70\n"
+	"mov $0x1234, %eax; vmwrite %rax, %rcx; out %al, $0x71; mov $0x6820, %ecx; vmread %rcx, %rax; 1: jmp 1b");
+BOARD_ASM(l2_stores, 64, "mov $0x180000, %rax; movb $1, (%rax); movb $1, 0x1000(%rax); out %al, $0x70; 1: jmp 1b");
 BOARD_ASM(l2_vmread, 64, "mov $0x681e, %ecx; vmread %rcx, %rax; vmwrite %rax, %rcx; out %al, $0x70; 1: jmp 1b");
 BOARD_ASM(l2_tpr, 64, "mov $2, %eax; mov %rax, %cr8; mov %cr8, %rbx; out %al, $0x70\n"
 	"mov $1, %eax; mov %rax, %cr8; nop; 1: jmp 1b");
@@ -26,6 +30,14 @@ static void ept_page(u32 gpa, u64 entry)
 static u64 ept_entry(u32 gpa)
 {
 	return board_get(&b, EPT_PT + (gpa >> 12) * 8, 8);
+}
+
+static u64 get_rax(void)
+{
+	struct kvm_regs r;
+
+	board_get_regs(&b, l1, &r);
+	return r.rax;
 }
 
 static void start(void)
@@ -81,8 +93,37 @@ static void ept(void)
 	gone();
 }
 
+/* Is a page in the log, from the top down to the index? */
+static bool logged(u64 page)
+{
+	for (u64 n = 511; n > vget(VMCS_GUEST_PML_INDEX); n--)
+		if (board_get(&b, 0x190000 + (u32)n * 8, 8) == page)
+			return true;
+	return false;
+}
+
 static void pml(void)
 {
+	start_ept(EPTP_AD);
+	l2_code(l2_stores);
+	vset(VMCS_SECONDARY_VM_EXEC_CONTROL, PROC2_PML);
+	vput(VMCS_PML_ADDRESS, 0x190000);
+	vput(VMCS_GUEST_PML_INDEX, 511);
+	board_put(&b, L1_BITMAPS + 0x70 / 8, 1, 1);
+	is(next_exit(), VMEXIT_IO, "PML: L2 writes to two pages");
+	ok(logged(AREA) && logged(AREA + 0x1000), "PML: both are in the log");
+	ok(!logged(AREA + 0x2000) && !logged(L2_CODE), "PML: what was not written is not");
+	gone();
+	start_ept(EPTP_AD);
+	l2_code(l2_stores);
+	vset(VMCS_SECONDARY_VM_EXEC_CONTROL, PROC2_PML);
+	vput(VMCS_PML_ADDRESS, 0x190000);
+	vput(VMCS_GUEST_PML_INDEX, 511);
+	ept_page(AREA, AREA | 0x337);
+	board_put(&b, L1_BITMAPS + 0x70 / 8, 1, 1);
+	is(next_exit(), VMEXIT_IO, "PML: one of them is dirty already");
+	ok(!logged(AREA) && logged(AREA + 0x1000), "PML: and not logged again");
+	gone();
 	start_ept(EPTP_AD);
 	l2_code(l2_store);
 	vset(VMCS_SECONDARY_VM_EXEC_CONTROL, PROC2_PML);
@@ -118,6 +159,23 @@ static void ve(void)
 	ept_page(AREA, AREA | 0x31 | 1ull << 63);
 	is(next_exit(), VMEXIT_EPT_VIOLATION, "#VE: suppressed by bit 63");
 	gone();
+	start_ept(0);
+	l2_code(l2_store);
+	vset(VMCS_SECONDARY_VM_EXEC_CONTROL, PROC2_VE);
+	vput(VMCS_VIRT_EXCEPTION_INFO, 0x191000);
+	board_put(&b, 0x191004, 0xffffffff, 4);
+	ept_page(AREA, AREA | 0x31);
+	is(next_exit(), VMEXIT_EPT_VIOLATION, "#VE: none while the area is busy");
+	gone();
+	start_ept(0);
+	l2_code(l2_store);
+	vset(VMCS_SECONDARY_VM_EXEC_CONTROL, PROC2_VE);
+	vput(VMCS_VIRT_EXCEPTION_INFO, 0x191000);
+	vput(VMCS_EXCEPTION_BITMAP, 1 << EXC_VE);
+	ept_page(AREA, AREA | 0x31);
+	is(next_exit(), VMEXIT_EXCEPTION_NMI, "#VE: intercepted by the exception bitmap");
+	is(vget(VMCS_VM_EXIT_INTR_INFO), 0x80000314, "#VE: vector 20, no error code");
+	gone();
 }
 
 static void vmfunc(void)
@@ -131,6 +189,84 @@ static void vmfunc(void)
 	is(next_exit(), VMEXIT_VMFUNC, "VMFUNC: an invalid EPT pointer in the list exits");
 	board_put(&b, 0x192008, EPT_PML4 | 0x1e, 8);
 	is(next_exit(), L2_AT(0x70), "VMFUNC: EPTP switching");
+	gone();
+}
+
+/* Another EPT: the same but for one page. */
+#define OTHER_EPT 0x208000u
+
+static void eptp_switching(void)
+{
+	start_ept(0);
+	for (u32 n = 0; n < 0x4000; n += 8)
+		board_put(&b, OTHER_EPT + n, board_get(&b, EPT_PML4 + n, 8), 8);
+	board_put(&b, OTHER_EPT, (OTHER_EPT + 0x1000) | 7, 8);
+	board_put(&b, OTHER_EPT + 0x1000, (OTHER_EPT + 0x2000) | 7, 8);
+	board_put(&b, OTHER_EPT + 0x2000, (OTHER_EPT + 0x3000) | 7, 8);
+	board_put(&b, OTHER_EPT + 0x3000 + (AREA >> 12) * 8, (AREA + 0x1000) | 0x37, 8);
+	board_put(&b, AREA, 0x11, 1);
+	board_put(&b, AREA + 0x1000, 0x22, 1);
+	l2_code(l2_vmfunc);
+	vset(VMCS_SECONDARY_VM_EXEC_CONTROL, PROC2_VMFUNC);
+	vput(VMCS_VM_FUNCTION_CONTROL, 1);
+	vput(VMCS_EPTP_LIST_ADDRESS, 0x192000);
+	board_put(&b, 0x192008, OTHER_EPT | 0x1e, 8);
+	board_put(&b, L1_BITMAPS + 0x70 / 8, 1, 1);
+	is(next_exit(), VMEXIT_IO, "EPTP switching: L2 goes on");
+	is(board_get(&b, L1_STACK - 8, 1), 0x22, "EPTP switching: and sees the other page");
+	is(vget(VMCS_EPT_POINTER), OTHER_EPT | 0x1e, "EPTP switching: the VMCS has the new pointer");
+	gone();
+	start_ept(0);
+	l2_code(l2_functions);
+	vset(VMCS_SECONDARY_VM_EXEC_CONTROL, PROC2_VMFUNC);
+	vput(VMCS_VM_FUNCTION_CONTROL, 1);
+	vput(VMCS_EPTP_LIST_ADDRESS, 0x192000);
+	is(next_exit(), VMEXIT_VMFUNC, "EPTP switching: entry 512 exits");
+	vput(VMCS_GUEST_RIP, vget(VMCS_GUEST_RIP) + vget(VMCS_VM_EXIT_INSTRUCTION_LEN));
+	is(next_exit(), VMEXIT_VMFUNC, "VMFUNC: so does function 1");
+	gone();
+}
+
+/* L1 injects, or the instruction is the second one: what MTF and the timer do then. */
+static void steps_and_time(void)
+{
+	start();
+	l2_code(l2_steps);
+	vput(VMCS_VM_ENTRY_INTR_INFO_FIELD, 0x80000700);
+	is(next_exit(), VMEXIT_MTF, "MTF: injected, it exits at once");
+	is(vget(VMCS_GUEST_RIP), L2_CODE, "MTF: before the first instruction");
+	gone();
+	start();
+	l2_code(l2_steps);
+	vset(VMCS_CPU_BASED_VM_EXEC_CONTROL, PROC_MTF);
+	vput(VMCS_VM_ENTRY_INTR_INFO_FIELD, 0x80000306);
+	is(next_exit(), VMEXIT_MTF, "MTF: after an injected event");
+	is(vget(VMCS_GUEST_RIP), BOARD_HANDLERS + EXC_UD * 16, "MTF: at its handler");
+	gone();
+	start();
+	l2_code(l2_steps);
+	vset(VMCS_PIN_BASED_VM_EXEC_CONTROL, PIN_TIMER);
+	vput(VMCS_VMX_PREEMPTION_TIMER_VALUE, 0);
+	is(next_exit(), VMEXIT_PREEMPTION_TIMER, "preemption timer: 0 has expired");
+	is(vget(VMCS_GUEST_RIP), L2_CODE, "preemption timer: before the first instruction");
+	gone();
+	start();
+	l2_code(l2_steps);
+	vset(VMCS_PIN_BASED_VM_EXEC_CONTROL, PIN_TIMER);
+	vset(VMCS_VM_EXIT_CONTROLS, EXIT_SAVE_TIMER);
+	vput(VMCS_VMX_PREEMPTION_TIMER_VALUE, 0xffffffff);
+	board_put(&b, L1_BITMAPS + 0x70 / 8, 1, 1);
+	is(next_exit(), VMEXIT_IO, "preemption timer: another exit");
+	ok(vget(VMCS_VMX_PREEMPTION_TIMER_VALUE) < 0xffffffff, "preemption timer: what is left is saved");
+	gone();
+	fresh("");
+	board_ioctl(&b, KVM_CREATE_IRQCHIP, NULL);
+	nest();
+	l2_code(l2_halt);
+	vset(VMCS_PIN_BASED_VM_EXEC_CONTROL, PIN_TIMER);
+	vput(VMCS_VMX_PREEMPTION_TIMER_VALUE, 2000000);
+	is(next_exit(), VMEXIT_PREEMPTION_TIMER, "preemption timer: it ends HLT");
+	is(vget(VMCS_GUEST_ACTIVITY_STATE), ACTIVITY_HLT, "preemption timer: the state is saved");
 	gone();
 }
 
@@ -225,6 +361,22 @@ static void shadows(void)
 	gone();
 
 	start();
+	l2_code(l2_shadow);
+	vput(VMCS_SECONDARY_VM_EXEC_CONTROL, PROC2_SHADOW_VMCS);
+	vput(VMCS_VMREAD_BITMAP, 0x193000);
+	vput(VMCS_VMWRITE_BITMAP, 0x193000);
+	vput(VMCS_VMCS_LINK_POINTER, 0x194000);
+	board_put(&b, 0x193000 + 0x6820 / 8, 1, 1);
+	board_put(&b, 0x194000, VMCS_REVISION | (u32)VMCS_SHADOW, 4);
+	board_put(&b, 0x194000 + vmcs_rows[VMCS_GUEST_RIP].offset, 0xabcd, 8);
+	is(next_exit(), L2_AT(0x70), "VMCS shadowing: VMREAD");
+	is(get_rax(), 0xabcd, "VMCS shadowing: the field");
+	is(next_exit(), L2_AT(0x71), "VMCS shadowing: VMWRITE");
+	is(board_get(&b, 0x194000 + vmcs_rows[VMCS_GUEST_RIP].offset, 8), 0x1234, "VMCS shadowing: in memory");
+	is(next_exit(), VMEXIT_VMREAD, "VMCS shadowing: a field whose bit is set exits");
+	gone();
+
+	start();
 	l2_code(l2_cr0);
 	vput(VMCS_CR0_GUEST_HOST_MASK, 4);
 	vput(VMCS_CR0_READ_SHADOW, 0);
@@ -265,6 +417,8 @@ int main(void)
 	pml();
 	ve();
 	vmfunc();
+	eptp_switching();
+	steps_and_time();
 	events_of_l1();
 	injection();
 	shadows();

@@ -81,8 +81,8 @@ static void virtualize_ppr(struct vcpu *v)
 static void evaluate(struct vcpu *v)
 {
 	v->vmx->virtual_intr = (rvi(v) >> 4) > (vapic_read(v, VAPIC_PPR) >> 4 & 15);
-	if (v->vmx->virtual_intr)
-		atomic_fetch_or(&v->request, REQ_EVENT);
+	if (v->vmx->virtual_intr) /* before the next instruction */
+		atomic_fetch_or(&v->request, REQ_EVENT | REQ_INSN);
 }
 
 /* At VM entry: PPR, pending interrupts, and with a TPR shadow alone the threshold. */
@@ -150,7 +150,7 @@ static void trap(struct vcpu *v, u32 reason, u64 qualification)
 {
 	v->vmx->trap_due = reason;
 	v->vmx->trap_qualification = qualification;
-	atomic_fetch_or(&v->request, REQ_EVENT);
+	atomic_fetch_or(&v->request, REQ_EVENT | REQ_INSN);
 }
 
 static void virtualize_tpr(struct vcpu *v)
