@@ -329,6 +329,8 @@ enum fp_live { FP_LIVE = 1, FP_LIVE_X87 = 2, FP_LIVE_SSE = 4, FP_LIVE_AVX = 8 };
 
 #define XSAVE_AREA 4096
 
+#define GROUPS 8
+
 struct vcpu {
 	/* hot: touched by emitted code; keep within the first 512 bytes */
 	u64 gpr[16];
@@ -345,6 +347,7 @@ struct vcpu {
 	u64 fs_base_copy, gs_base_copy; /* of seg[], for emitted code; kept by seg code */
 	u64 scratch[8];	/* for emitted code */
 	u64 jit_tmp[4];	/* likewise, for translated code */
+	u64 jit_host[GROUPS];	/* host addresses that translated code has checked */
 	u32 jit_result;	/* enum op_result that it leaves with */
 	u64 icount;	/* instructions retired before the running trace */
 	struct bounce bounce;

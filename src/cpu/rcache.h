@@ -34,6 +34,7 @@
  * @n: records, not counting the end record
  * @page_next, @page_next2: lists of the first page and, if it crosses, of the second
  * @dead: invalidated; unreachable except by the code that is running it
+ * @apart: each access gets a check of its own
  * @heat: entries left until it is translated
  * @block: number of the translated block, 0 none
  * @first: entry of the first record as an interpreter's; rec[0].fn is what runs
@@ -50,8 +51,9 @@ struct trace {
 	u16 key;
 	u16 nbytes;
 	u8 n;
-	bool dead;
-	bool aliased;
+	bool dead : 1;
+	bool aliased : 1;
+	bool apart : 1;
 	u8 remakes;
 	u16 room;
 	u16 heat;

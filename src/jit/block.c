@@ -26,10 +26,13 @@ u32 work_site(struct work *w, unsigned int size, unsigned int acc)
 		s->recipe = w->recipe;
 		s->size = s->acc = 0;
 		s->ready = 0;
+		s->lo = 0;
+		s->leads = false;
+		s->in_group = work_in_group(w);
 	}
 	s = &j->site[w->site];
 	if (size) {
-		s->size = (u8)size;
+		s->size = (u16)size;
 		s->acc = (u8)acc;
 	}
 	return w->site;
@@ -209,6 +212,8 @@ static void keep_block(struct work *w, struct block *b)
 	struct jit *j = w->j;
 
 	b->t = w->t;
+	b->crossed = 0;
+	b->crossed_at = b->crossed_page = 0;
 	b->exit0 = w->exit0;
 	b->nexits = (u16)w->nexits;
 	memcpy(&j->exit[w->exit0], w->exit, w->nexits * sizeof(w->exit[0]));
@@ -245,6 +250,7 @@ void jit_translate(struct vcpu *v, struct trace *t)
 	w->n = j->force & FORCE_SINGLE && t->n ? 1 : t->n;
 	w->e = (struct emit){ .max = BLOCK_ROOM, .buf = j->x.rw + j->used };
 	w->candidate = -1;
+	w->group_in_t = NO_GROUP;
 	w->fp_ok = 0;
 	w->ncold = w->nexits = 0;
 	w->site0 = j->nsites;
@@ -252,6 +258,7 @@ void jit_translate(struct vcpu *v, struct trace *t)
 	b = &j->block[j->nblocks + 1];
 	if (!t->n || !decode_trace(w))
 		return;
+	group_accesses(w);
 	if (make_block(w, b) && (!j->verify || verify_block(w, b)))
 		keep_block(w, b);
 	else

@@ -68,16 +68,19 @@ static void put_jmp_rel(struct work *w)
 
 /* ---- stack --------------------------------------------------------------------------------------------- */
 
-/* T = host address of 8 bytes at reg + disp; if it takes C, the handler does the whole instruction. */
-static void put_stack(struct work *w, unsigned int reg, s32 disp, bool write)
-{
-	struct mem_ref m = ref_base(reg, disp);
+static struct mem_ref below_sp(struct work *w) { (void)w; return ref_base(R_SP, -8); }
+static struct mem_ref at_sp(struct work *w) { (void)w; return ref_base(R_SP, 0); }
+static struct mem_ref at_bp(struct work *w) { (void)w; return ref_base(GPR_RBP, 0); }
 
-	flags_give_up(w);
+/* Eight bytes of the stack; if it takes C, the handler does the whole instruction. */
+static struct mem_ref put_stack(struct work *w, struct mem_ref (*address)(struct work *w), bool write)
+{
+	if (!operand_is_checked(w))
+		flags_give_up(w);
 	work_site(w, 0, 0);
 	w->j->site[w->site].flags = w->flags;
 	w->j->site[w->site].recipe = w->recipe;
-	put_check(w, &m, 8, write);
+	return put_operand(w, address, 8, write);
 }
 
 static void put_done(struct work *w)
@@ -96,9 +99,8 @@ static void move_sp(struct work *w, s32 by)
 static void put_push(struct work *w)
 {
 	const struct insn *r = work_rec(w);
-	struct mem_ref top = ref_base(R_T, 0);
+	struct mem_ref top = put_stack(w, below_sp, true);
 	unsigned int host = R_I;
-	put_stack(w, R_SP, -8, true);
 
 	if (r->op == op_push_imm) {
 		emit_ref(&w->e, true, 0xc7, 0, &top);
@@ -117,9 +119,8 @@ static void put_push(struct work *w)
 static void put_pop(struct work *w)
 {
 	const struct insn *r = work_rec(w);
-	struct mem_ref top = ref_base(R_T, 0);
+	struct mem_ref top = put_stack(w, at_sp, false);
 	unsigned int host = jit_host[insn_rm(r)];
-	put_stack(w, R_SP, 0, false);
 
 	emit_ref(&w->e, true, 0x8b, host == IN_MEMORY ? R_I : host, &top);
 	if (host == IN_MEMORY)
@@ -130,8 +131,7 @@ static void put_pop(struct work *w)
 
 static void put_leave(struct work *w)
 {
-	struct mem_ref top = ref_base(R_T, 0), above = ref_base(GPR_RBP, 8);
-	put_stack(w, GPR_RBP, 0, false);
+	struct mem_ref top = put_stack(w, at_bp, false), above = ref_base(GPR_RBP, 8);
 
 	emit_ref(&w->e, true, 0x8b, R_I, &top);
 	put_lea(&w->e, R_SP, &above);
@@ -141,23 +141,25 @@ static void put_leave(struct work *w)
 
 /* ---- calls and returns --------------------------------------------------------------------------------------- */
 
-/* The address behind the instruction to [T]; then RSP moves. */
-static void put_return_address(struct work *w)
+/* The address behind the instruction to *top; then RSP moves. */
+static void put_return_address(struct work *w, const struct mem_ref *top)
 {
 	const struct insn *r = work_rec(w);
-	struct mem_ref top = ref_base(R_T, 0), next = ref_base(R_I, r->off + r->len);
+	struct mem_ref next = ref_base(R_I, r->off + r->len);
 
 	put_load(&w->e, R_I, OFF(page_rip));
 	put_lea(&w->e, R_I, &next);
-	emit_ref(&w->e, true, 0x89, R_I, &top);
+	emit_ref(&w->e, true, 0x89, R_I, top);
 	move_sp(w, -8);
 }
 
 static void put_call_rel(struct work *w)
 {
+	struct mem_ref top;
+
 	poll_backward(w); /* not later: the push would be done twice */
-	put_stack(w, R_SP, -8, true);
-	put_return_address(w);
+	top = put_stack(w, below_sp, true);
+	put_return_address(w, &top);
 	put_exit(w, -1, target_off(work_rec(w)));
 }
 
@@ -180,9 +182,10 @@ static void put_canonical(struct work *w)
 
 static void put_ret(struct work *w)
 {
-	struct mem_ref top = ref_base(R_T, 0);
-	put_stack(w, R_SP, 0, false);
+	struct mem_ref top;
 
+	flags_to_saved(w); /* whoever comes next wants them there */
+	top = put_stack(w, at_sp, false);
 	emit_ref(&w->e, true, 0x8b, R_T, &top);
 	put_canonical(w);
 	move_sp(w, 8 + (s32)work_rec(w)->imm);
@@ -224,12 +227,12 @@ static void put_jmp_rm(struct work *w)
 
 static void put_call_rm(struct work *w)
 {
-	struct mem_ref top = ref_base(R_SP, -8);
+	struct mem_ref at = ref_base(R_SP, -8), top = ref_base(R_T, 0);
 
 	put_target(w);
 	put_store(&w->e, R_T, OFF(jit_tmp) + 16);
-	put_check(w, &top, 8, true);
-	put_return_address(w);
+	put_check(w, &at, 8, true);
+	put_return_address(w, &top);
 	put_load(&w->e, R_T, OFF(jit_tmp) + 16);
 	put_jump(w, w->j->jump);
 }
@@ -281,6 +284,8 @@ bool put_template(struct work *w)
 
 	if (!put)
 		return false;
+	if (!is_stack_template(work_rec(w)))
+		w->group_in_t = NO_GROUP;
 	put(w);
 	return true;
 }

@@ -103,19 +103,17 @@ static void put_lea_insn(struct work *w)
 static void put_mem(struct work *w, struct rename *rn)
 {
 	const struct decode *d = work_decode(w);
-	struct mem_ref m;
 	u32 acc = (d->mem_acc & MEM_R ? ACC_R : 0) | (d->mem_acc & MEM_W ? ACC_W : 0) |
 		  (native_is_locked(d) ? ACC_LOCK : 0);
 
-	flags_give_up(w);
+	if (!operand_is_checked(w))
+		flags_give_up(w);
 	work_site(w, d->mem_size, acc);
 	w->j->site[w->site].flags = w->flags;
 	w->j->site[w->site].recipe = w->recipe;
 	if (native_waits_x87(d)) /* it can fault: not before there is a site */
 		emit1(&w->e, 0x9b);
-	m = put_address(w);
-	put_check(w, &m, d->mem_size, d->mem_acc & MEM_W);
-	rn->mem = ref_base(R_T, 0);
+	rn->mem = put_operand(w, put_address, d->mem_size, d->mem_acc & MEM_W);
 }
 
 static void put_copy(struct work *w)
@@ -135,6 +133,8 @@ static void put_copy(struct work *w)
 		put_mem(w, &rn);
 	else if (insn_has_site(d, work_rec(w)))
 		work_site(w, 0, 0);
+	if (!mem && (n || (flags_needed(d) && w->flags == FLAGS_SAVED)))
+		w->group_in_t = NO_GROUP;
 	if (flags_needed(d))
 		flags_to_host(w, mem ? R_I : R_T);
 	for (unsigned int k = 0; k < n; k++) {
@@ -163,6 +163,8 @@ void put_insn(struct work *w)
 		return;
 	if (put_template(w))
 		return;
+	if (!copyable(work_decode(w), r) || is_lea(work_decode(w)))
+		w->group_in_t = NO_GROUP;
 	if (!copyable(work_decode(w), r))
 		put_callout(w);
 	else if (is_lea(work_decode(w)))

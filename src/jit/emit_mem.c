@@ -110,6 +110,52 @@ void put_check(struct work *w, const struct mem_ref *m, unsigned int size, bool 
 	put_probe(w, size, write);
 }
 
+bool operand_is_checked(const struct work *w)
+{
+	const struct group *g = work_group(w);
+
+	return g && g->first != w->k;
+}
+
+/* The site of a check that is good for others too */
+static void lead(struct work *w, const struct group *g, s32 lo)
+{
+	struct site *s = &w->j->site[w->site];
+
+	s->leads = true;
+	s->lo = (s16)lo;
+	s->size = (u16)(g->hi - g->lo);
+	s->acc = g->write ? ACC_W : ACC_R;
+}
+
+struct mem_ref put_operand(struct work *w, struct mem_ref (*address)(struct work *w), unsigned int size, bool write)
+{
+	const struct group *g = work_group(w);
+	u8 n = w->plan[w->k].group;
+	s32 slot = OFF(jit_host) + 8 * (s32)n;
+	struct mem_ref m;
+	s32 lo;
+
+	if (!g) {
+		m = address(w);
+		put_check(w, &m, size, write);
+		w->group_in_t = NO_GROUP;
+		return ref_base(R_T, 0);
+	}
+	lo = g->lo - w->plan[w->k].off;
+	if (g->first == w->k) {
+		m = address(w);
+		m.disp += lo;
+		lead(w, g, lo);
+		put_check(w, &m, (unsigned int)(g->hi - g->lo), g->write);
+		put_store(&w->e, R_T, slot);
+	} else if (w->group_in_t != n) {
+		put_load(&w->e, R_T, slot);
+	}
+	w->group_in_t = n;
+	return ref_base(R_T, -lo);
+}
+
 void put_fp_check(struct work *w)
 {
 	unsigned int bit = native_live_bit(work_decode(w));
@@ -119,6 +165,7 @@ void put_fp_check(struct work *w)
 	if (w->fp_ok & bit)
 		return;
 	flags_give_up(w);
+	w->group_in_t = NO_GROUP;
 	c = work_cold(w, COLD_FP, work_site(w, 0, 0));
 	emit_ref(&w->e, false, 0xf6, 0, &live);
 	emit1(&w->e, bit);

@@ -14,7 +14,7 @@ static const struct {
 	u32 bit;
 } names[] = {
 	{ "slow", FORCE_SLOW },	  { "single", FORCE_SINGLE }, { "tiny", FORCE_TINY },
-	{ "kick", FORCE_KICK }, { "apart", FORCE_APART },
+	{ "kick", FORCE_KICK }, { "apart", FORCE_APART }, { "checks", FORCE_CHECKS },
 };
 
 /* CASEMENT_FORCE=slow,tiny */

@@ -201,6 +201,27 @@ static void glue_interp(struct emit *e)
 	emit_jmp_mem(e, GPR_RSI, (s32)offsetof(struct insn, fn));
 }
 
+/* To the interpreter in the middle of a trace: T = record. The first one's own entry may be the block's. */
+static void put_resume(struct emit *e, s32 entry)
+{
+	put_store(e, R_T, OFF(jit_tmp));
+	save_guest(e);
+	drop_frame(e);
+	put_gs_base(e, GPR_RDI);
+	put_load(e, GPR_RSI, OFF(jit_tmp));
+	emit_jmp_mem(e, GPR_RSI, entry);
+}
+
+static void glue_resume(struct emit *e)
+{
+	put_resume(e, (s32)offsetof(struct insn, fn));
+}
+
+static void glue_resume_first(struct emit *e)
+{
+	put_resume(e, (s32)offsetof(struct trace, first) - (s32)offsetof(struct trace, rec));
+}
+
 /* fn(v, site): 0 goes on. */
 static void glue_check(struct emit *e, const void *fn)
 {
@@ -405,6 +426,8 @@ void glue_make(struct vcpu *v)
 	j->out = make(j, glue_out);
 	j->jump = j->lockstep ? j->out : make(j, glue_jump);
 	j->slow = make(j, glue_slow);
+	j->resume = make(j, glue_resume);
+	j->resume_first = make(j, glue_resume_first);
 	make_misses(j);
 	j->fault = make(j, glue_fault);
 	j->op = make(j, glue_op);

@@ -18,5 +18,5 @@
  */
 int jit_attach(struct vcpu *v);
 
-struct jit_stats { u64 blocks, insns, guest_bytes, host_bytes, links, flushes, slow, ops, compared; };
+struct jit_stats { u64 blocks, insns, guest_bytes, host_bytes, links, flushes, slow, ops, compared, resumed, apart; };
 void jit_get_stats(const struct vcpu *v, struct jit_stats *s);

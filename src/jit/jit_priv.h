@@ -58,7 +58,10 @@ struct recipe {
  * @host, @done: where it begins and ends, offsets in the code
  * @ready: distance from @host to where its operand's host address is known
  * @rec: its record: offset in the trace arena / 8
- * @size, @acc: of its memory operand
+ * @size, @acc: of its memory operand, or of all that its check is for
+ * @lo: where that begins, from the operand
+ * @in_group: something behind it relies on a check; if this takes C, the interpreter goes on
+ * @leads: it checks for others too
  * @flags: enum flag_place when it begins
  * @recipe: with FLAGS_RECIPE
  */
@@ -67,8 +70,10 @@ struct site {
 	u32 done;
 	u32 rec;
 	u16 ready;
-	u8 size;
+	u16 size;
+	s16 lo;
 	u8 acc;
+	bool in_group, leads;
 	u8 flags;
 	struct recipe recipe;
 };
@@ -94,6 +99,7 @@ struct exit {
  * @saved, @host: entries with the flags in vcpu.aflags and in the host's
  * @likes_host: @host is the shorter way
  * @inline_mask: instructions that need no C
+ * @crossed, @crossed_at, @crossed_page: how often of late a shared check failed, when that was (TSC), and where
  */
 struct block {
 	struct trace *t;
@@ -103,6 +109,9 @@ struct block {
 	u16 nexits;
 	bool likes_host;
 	u32 inline_mask;
+	u32 crossed;
+	u64 crossed_at;
+	u64 crossed_page;
 };
 
 /* COLD_MISS searches the next level of the TLB first, in T and I of the probe that missed. */
@@ -124,6 +133,37 @@ struct cold {
 #define COLDS 128
 #define BLOCK_EXITS 80
 
+/* An access whose address is a register and a constant; base: 16 RIP's page, 17 nothing */
+struct operand {
+	s32 disp;
+	u8 base;
+	u8 seg;
+	u8 size;
+	bool write;
+};
+
+/**
+ * struct group - accesses that share a check (group.c)
+ * @id, @seg: what their addresses are distances from
+ * @first, @last: instructions
+ * @lo, @hi: the range
+ * @write: some are writes
+ */
+struct group {
+	u16 id;
+	u8 seg;
+	u8 first, last;
+	bool write;
+	s32 lo, hi;
+};
+#define NO_GROUP 0xff
+
+/* An instruction's group, and the distance of its operand */
+struct plan {
+	u8 group;
+	s32 off;
+};
+
 /**
  * struct work - a block being made
  * @flags, @recipe: enum flag_place now, and how to make them again
@@ -132,6 +172,7 @@ struct cold {
  * @site: of the current instruction; NO_SITE
  * @start, @copied: of each instruction: where its code begins; where its copy stands, NOT_COPIED
  * @hot_end: where the paths behind the block begin
+ * @group_in_t: T holds the host address of this group's begin; NO_GROUP
  */
 struct work {
 	struct vcpu *v;
@@ -148,6 +189,10 @@ struct work {
 	u32 site0, exit0;
 	unsigned int ncold;
 	unsigned int nexits;
+	u8 group_in_t;
+	u8 ngroups;
+	struct group group[GROUPS];
+	struct plan plan[RCACHE_TRACE_MAX];
 	struct cold cold[COLDS];
 	struct exit exit[BLOCK_EXITS];
 	struct decode d[RCACHE_TRACE_MAX];
@@ -162,8 +207,9 @@ struct work {
  * @FORCE_TINY: room for a few blocks: all are thrown away all the time
  * @FORCE_KICK: a request is up each time that translated code is entered
  * @FORCE_APART: blocks are not linked
+ * @FORCE_CHECKS: no access relies on the check of another
  */
-enum force { FORCE_SLOW = 1, FORCE_SINGLE = 2, FORCE_TINY = 4, FORCE_KICK = 8, FORCE_APART = 16 };
+enum force { FORCE_SLOW = 1, FORCE_SINGLE = 2, FORCE_TINY = 4, FORCE_KICK = 8, FORCE_APART = 16, FORCE_CHECKS = 32 };
 #define TINY_SIZE 4096u
 #define REST_SIZE (256u << 10)	/* of code that is kept when all of it is dropped */
 
@@ -176,11 +222,13 @@ struct jit {
 	u32 glue_end;
 	u32 nsites, nexits, nblocks;
 	const u8 *enter, *interp, *jump, *slow, *op, *fp, *stop, *fault, *out;
+	const u8 *resume, *resume_first; /* T = record that the interpreter goes on with */
 	const u8 *miss[2][VIEW_NUM][2];	/* by level, view, and whether it is a write */
 	u32 fault_site;
 	struct insn there;	/* v->cur after an instruction that was run apart */
 	struct lockstep *lockstep;
 	struct verify *verify;
+	bool gave_up;	/* lockstep: a group failed, and the interpreter's result stands */
 	u64 host_gs;
 	struct jit_stats stats;
 	struct site site[SITES] __attribute__((aligned(4096)));
@@ -266,7 +314,21 @@ struct mem_ref put_address(struct work *w);
 bool address_fits(const struct insn *r);
 /* T = linear address m; then T = host address. What it takes C for is done for the current site. */
 void put_check(struct work *w, const struct mem_ref *m, unsigned int size, bool write);
+/*
+ * The operand by a host reference. address() emits its guest address if a check is needed, which clobbers T, I and the
+ * flags; operand_is_checked(): none is needed, only T is clobbered.
+ */
+struct mem_ref put_operand(struct work *w, struct mem_ref (*address)(struct work *w), unsigned int size, bool write);
+bool operand_is_checked(const struct work *w);
 void put_fp_check(struct work *w);
+
+/* ---- group.c -------------------------------------------------------------------------------------- */
+
+void group_accesses(struct work *w);
+/* The current instruction's group, if it has others in it */
+const struct group *work_group(const struct work *w);
+bool work_in_group(const struct work *w);
+bool insn_access(const struct insn *r, const struct decode *d, struct operand *a);
 
 /* ---- link.c ---------------------------------------------------------------------------------------- */
 

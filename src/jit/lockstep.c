@@ -140,7 +140,7 @@ static bool same_memory(const struct lockstep *l)
 	return true;
 }
 
-static void keep_walk_bits(struct lockstep *l)
+static void keep_memory(struct lockstep *l)
 {
 	for (unsigned int k = 0; k < l->nlog; k++)
 		memcpy(l->log[k].host, l->log[k].new, l->log[k].len);
@@ -219,6 +219,7 @@ int lockstep_run(struct vcpu *v, const struct insn *first)
 {
 	struct trace *t = trace_of(first);
 	struct lockstep *l = v->jit->lockstep;
+	const struct insn *cur;
 	u64 verify = v->verify;
 	int want, got;
 
@@ -242,7 +243,16 @@ int lockstep_run(struct vcpu *v, const struct insn *first)
 	}
 	undo_memory(l);
 	restore(v, &l->before);
+	cur = v->cur;
 	got = run_block(v, t);
+	if (v->jit->gave_up) {
+		v->jit->gave_up = false;
+		keep_memory(l);
+		restore(v, &l->interp);
+		v->cur = cur;
+		l->skipped++;
+		return want;
+	}
 	save(v, &l->block);
 	l->compared++;
 	v->jit->stats.compared++;
@@ -253,7 +263,7 @@ int lockstep_run(struct vcpu *v, const struct insn *first)
 		differ(v, l, t, want, got);
 		return OP_STOP;
 	}
-	keep_walk_bits(l);
+	keep_memory(l);
 	return got;
 }
 

@@ -84,10 +84,19 @@ static void copy_bytes(u8 *dst, const u8 *src, unsigned int n)
 		*dst++ = *src++;
 }
 
+static u64 operand_la(const struct vcpu *v, const struct insn *r)
+{
+	if (!r->op)
+		return cpu_ea(v, r) + (insn_seg(r) >= SEG_FS ? v->seg[insn_seg(r)].base : 0);
+	if (r->op == op_leave)
+		return v->gpr[GPR_RBP];
+	return v->gpr[GPR_RSP] - (r->op == op_pop || r->op == op_ret ? 0 : 8);
+}
+
 /* Pages that the second level knows, or a read from two of them. NULL: the long way. */
 static void *quick(struct vcpu *v, const struct site *s, const struct insn *r)
 {
-	u64 la = cpu_ea(v, r) + (insn_seg(r) >= SEG_FS ? v->seg[insn_seg(r)].base : 0);
+	u64 la = operand_la(v, r) + (u64)(s64)s->lo;
 	unsigned int first = PAGE_SIZE - (unsigned int)(la & ~PAGE_MASK);
 	u8 *at = v->bounce.buf + (la & 63);
 	const u8 *a, *b;
@@ -97,9 +106,9 @@ static void *quick(struct vcpu *v, const struct site *s, const struct insn *r)
 	if (s->size <= first) {
 		void *p = tlb_quick(v, la, s->size, s->acc);
 
-		return p || (s->acc & (ACC_W | ACC_LOCK)) != ACC_W ? p : tlb_beside_code(v, la, s->size);
+		return p || s->leads || (s->acc & (ACC_W | ACC_LOCK)) != ACC_W ? p : tlb_beside_code(v, la, s->size);
 	}
-	if (s->acc != ACC_R)
+	if (s->acc != ACC_R || s->leads)
 		return NULL;
 	a = tlb_quick(v, la, first, ACC_R);
 	b = a ? tlb_quick(v, la + first, s->size - first, ACC_R) : NULL;
@@ -140,6 +149,52 @@ static void *slow_read(struct vcpu *v, const struct site *s, const struct insn *
 	return p;
 }
 
+#define CROSSED_MAX 24
+#define CROSSED_TICKS 65536 /* crossings further apart than this do no harm */
+
+/*
+ * A shared check failed: its range is in two pages, or the page is not plain, or not yet. When the block goes on like
+ * that, do without.
+ */
+static void count_crossing(struct vcpu *v, const struct site *s, const struct insn *r)
+{
+	struct trace *t = trace_of(r - r->seq);
+	struct block *b = &v->jit->block[t->block];
+	u64 la = operand_la(v, r) + (u64)(s64)s->lo, was = b->crossed_page, now = base_rdtsc();
+
+	b->crossed_page = la & PAGE_MASK;
+	if ((la & ~PAGE_MASK) + s->size <= PAGE_SIZE && was != b->crossed_page)
+		return; /* a new page */
+	if (now - b->crossed_at > CROSSED_TICKS)
+		b->crossed = 0;
+	b->crossed_at = now;
+	if (!t->block || ++b->crossed < CROSSED_MAX)
+		return;
+	t->apart = true;
+	v->tr->drop(v, t);
+	t->rec[0].fn = native_warm_entry(v);
+	t->heat = 1;
+	vcpu_forget_jumps(v);
+	v->jit->stats.apart++;
+}
+
+/* The rest of the trace is the interpreter's. */
+static struct slow_result resume(struct vcpu *v, const struct site *s, const struct insn *r)
+{
+	struct jit *j = v->jit;
+
+	exact_flags(v, s);
+	j->stats.resumed++;
+	if (j->lockstep) {
+		j->gave_up = true;
+		leave(v, r, OP_NEXT);
+		return (struct slow_result){ .next = 0 };
+	}
+	if (s->leads)
+		count_crossing(v, s, r);
+	return (struct slow_result){ .next = (u64)(r->seq ? j->resume : j->resume_first), .ptr = (u64)r };
+}
+
 /*
  * The operand is in no level of the TLB that emitted code searches. A read gets a pointer; a write may need its commit,
  * so the interpreter's stub does the whole instruction, and so does the handler of one that has a handler.
@@ -153,14 +208,17 @@ struct slow_result jit_slow(struct vcpu *v, u32 site)
 	int res;
 
 	v->jit->stats.slow++;
-	if (!r->op) {
+	if (!r->op || s->leads)
 		out.ptr = (u64)quick(v, s, r);
-		if (!out.ptr && !(s->acc & ACC_W))
-			out.ptr = (u64)slow_read(v, s, r);
-		if (!(s->acc & ACC_W) && !out.ptr)
+	if (out.ptr)
+		return out;
+	if (s->in_group)
+		return resume(v, s, r);
+	if (!r->op && !(s->acc & ACC_W)) {
+		out.ptr = (u64)slow_read(v, s, r);
+		if (!out.ptr)
 			out.next = 0;
-		if (out.ptr || !out.next)
-			return out;
+		return out;
 	}
 	res = whole(v, s, r);
 	if (res != OP_NEXT) {

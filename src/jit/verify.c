@@ -45,6 +45,8 @@ static void merge(struct vstate *to, const struct vstate *s)
 	to->cmp_fp &= s->cmp_fp;
 	for (unsigned int r = 0; r < 16; r++)
 		to->reg[r] = meet(to->reg[r], s->reg[r]);
+	for (unsigned int n = 0; n < GROUPS; n++)
+		to->held[n] = meet(to->held[n], s->held[n]);
 }
 
 /* The guest instruction that the code at @at is of; of paths behind the block, the one that led there. */

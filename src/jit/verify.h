@@ -41,6 +41,7 @@ enum lock_seen { LOCK_TYPE = 1, LOCK_LINE = 2 };
  * @polled: the request word was looked at since @k began
  * @locks: enum lock_seen
  * @fp: enum fp_live bits that were tested
+ * @held: what vcpu.jit_host[] holds: VAL_PTR or VAL_JUNK
  * @cmp: register that the host's flags compare with @cmp_imm; REF_NONE. Likewise the rest of cmp_*
  */
 struct vstate {
@@ -54,6 +55,7 @@ struct vstate {
 	bool cmp_type, cmp_line, cmp_fp;
 	u32 cmp_imm;
 	struct val reg[16];
+	struct val held[GROUPS];
 };
 
 /**

@@ -15,6 +15,13 @@ static void junk_scratch(struct vstate *s)
 	s->cmp_type = s->cmp_line = s->cmp_fp = false;
 }
 
+/* C may have done anything to translations. */
+static void drop_held(struct vstate *s)
+{
+	for (unsigned int n = 0; n < GROUPS; n++)
+		s->held[n] = (struct val){ .kind = VAL_JUNK };
+}
+
 /* After C ran: registers are loaded from struct vcpu, the flags are there. */
 static void after_call(struct vstate *s)
 {
@@ -74,9 +81,14 @@ static void call_slow(struct verify *y, u32 at, const struct vstate *s, u32 site
 	found.host = s->saved;
 	found.reg[R_T] = (struct val){ .kind = VAL_PTR, .arg = !!(x->acc & ACC_W), .size = x->size };
 	found.locks = LOCK_TYPE | LOCK_LINE;
-	if (!r->op)
+	if (!x->in_group)
+		drop_held(&found);
+	if (!r->op || x->leads)
 		verify_goto(y, at, x->host + x->ready - y->base, &found);
+	if (x->in_group) /* nothing but a look at the TLB, or the interpreter goes on */
+		return;
 	after_call(&done);
+	drop_held(&done);
 	done.host = done.saved = true;
 	if (!(insn_rows[r->id].traits & T_BRANCH))
 		verify_goto(y, at, x->done - y->base, &done);
@@ -146,6 +158,7 @@ static bool call(struct verify *y, u32 at, const struct decode *d, struct vstate
 		s->fp = 0xff;
 		return true;
 	}
+	drop_held(s);
 	s->fp = 0;
 	s->saved = true;
 	return !path_ends(y, at + d->len);

@@ -14,6 +14,7 @@ static const struct {
 } stores[] = {
 	{ offsetof(struct vcpu, aflags), 2 },
 	{ offsetof(struct vcpu, jit_tmp), sizeof(((struct vcpu *)0)->jit_tmp) },
+	{ offsetof(struct vcpu, jit_host), sizeof(((struct vcpu *)0)->jit_host) },
 	{ OFF_GPR(GPR_R11), 8 },
 	{ OFF_GPR(GPR_R14), 8 },
 	{ OFF_GPR(GPR_R15), 8 },
@@ -264,11 +265,26 @@ static void write_registers(struct verify *y, u32 at, const struct decode *d, st
 	}
 }
 
+/* vcpu.jit_host[] keeps what a check found. */
+static void step_held(const struct decode *d, struct vstate *s)
+{
+	u64 off = (u64)(s64)d->rec.disp - offsetof(struct vcpu, jit_host);
+
+	if (!(d->rec.flags & INSN_MEM) || !from_field(d, (size_t)d->rec.disp) || off >= 8 * GROUPS)
+		return;
+	if (d->mem_acc & MEM_W)
+		s->held[off / 8] = d->rec.id == INSN_MOV && insn_reg(&d->rec) == R_T && !(off & 7) && d->mem_size == 8 ?
+				   *reg(s, R_T) : (struct val){ .kind = VAL_JUNK };
+	else if (d->rec.id == INSN_MOV && insn_reg(&d->rec) == R_T && !(off & 7) && d->mem_size == 8)
+		*reg(s, R_T) = s->held[off / 8];
+}
+
 static void step_other(struct verify *y, u32 at, const struct decode *d, struct vstate *s)
 {
 	const struct insn *r = &d->rec;
 
 	write_registers(y, at, d, s);
+	step_held(d, s);
 	if (r->id == INSN_MOV && d->imm_len && r->osz == 4 && insn_rm(r) == R_I && !(r->flags & INSN_MEM))
 		*reg(s, R_I) = (struct val){ .kind = VAL_SITE, .num = (u32)r->imm };
 	else if (r->id == INSN_MOV && d->gpr_write == BIT(GPR_RCX) && from_field(d, offsetof(struct vcpu, request)))
