@@ -308,28 +308,40 @@ static void glue_out(struct emit *e)
 }
 
 /* I = jump-cache entry: go there if it is T's. A miss leaves T as it was. */
-static unsigned int try_entry(struct emit *e)
+static void try_entry(struct emit *e)
 {
-	unsigned int other, old;
+	struct mem_ref page = ref_gs(OFF(page_rip));
+	unsigned int other, same, old[2];
 
 	emit_rm(e, true, 0x3b, R_T, R_I, (s32)offsetof(struct jentry, lin));
 	other = emit_jcc(e, CC_NE);
-	put_load(e, R_T, OFF(mode_key));
-	emit_rm(e, true, 0x3b, R_T, R_I, (s32)offsetof(struct jentry, mode_key));
-	emit_load(e, R_T, R_I, offsetof(struct jentry, lin));
-	old = emit_jcc(e, CC_NE);
+	/*
+	 * Targets and return addresses are made from page_rip, so jumps wait for each other through it: it comes from
+	 * the target itself, not from the entry, and inside a page nothing is stored.
+	 */
 	emit_alu_imm(e, true, 4, R_T, -(s32)PAGE_SIZE);
+	emit_ref(e, true, 0x3b, R_T, &page);
+	same = emit_jcc(e, CC_E);
 	put_store(e, R_T, OFF(page_rip));
-	emit_jmp_mem(e, R_I, (s32)offsetof(struct jentry, code));
+	for (unsigned int k = 0; k < 2; k++) { /* each with a jump of its own, for the host's predictor */
+		put_load(e, R_T, OFF(mode_key));
+		emit_rm(e, true, 0x3b, R_T, R_I, (s32)offsetof(struct jentry, mode_key));
+		old[k] = emit_jcc(e, CC_NE);
+		emit_jmp_mem(e, R_I, (s32)offsetof(struct jentry, code));
+		if (!k)
+			emit_land(e, same);
+	}
+	emit_land(e, old[0]);
+	emit_land(e, old[1]);
+	emit_load(e, R_T, R_I, offsetof(struct jentry, lin));
 	emit_land(e, other);
-	return old;
 }
 
 /* T = RIP of the next instruction: through the jump cache, or out. */
 static void glue_jump(struct emit *e)
 {
 	struct mem_ref request = ref_gs(OFF(request)), rc = ref_gs(OFF(rc));
-	unsigned int old, out[2];
+	unsigned int out[2];
 
 	emit_ref(e, false, 0x83, 7, &request);
 	emit1(e, 0);
@@ -340,11 +352,9 @@ static void glue_jump(struct emit *e)
 	emit_alu_imm(e, false, 4, R_I, JCACHE_SETS - 1);
 	put_shift(e, true, SHIFT_LEFT, R_I, 6);
 	emit_ref(e, true, 0x03, R_I, &rc);
-	old = try_entry(e);
-	emit_land(e, old);
+	try_entry(e);
 	emit_alu_imm(e, true, 0, R_I, sizeof(struct jentry));
-	old = try_entry(e);
-	emit_land(e, old);
+	try_entry(e);
 	put_store(e, R_T, OFF(rip));
 	save_guest(e);
 	put_gs_base(e, GPR_RDI);
