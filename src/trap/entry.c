@@ -20,7 +20,8 @@ _Static_assert(offsetof(struct trap_thread, own_fs) == 0 &&
 		       offsetof(struct trap_thread, leave) == 16 &&
 		       offsetof(struct trap_thread, selector) == 24 &&
 		       offsetof(struct trap_thread, nr) == 32 &&
-		       offsetof(struct trap_thread, home) == 88,
+		       offsetof(struct trap_thread, home) == 88 &&
+		       offsetof(struct trap_thread, restore) == 96,
 	       "offsets below");
 _Static_assert(offsetof(struct sigframe, rax) == 152 && offsetof(struct sigframe, fpstate) == 232 &&
 		       offsetof(struct sigframe, r8) == 48 &&
@@ -38,13 +39,15 @@ __asm__(".text\n"
 	"trap_sys_end\n"
 	".hidden trap_sys_entry, trap_sys_call, trap_sys_ret, trap_sys_popf, trap_sys_jmp, "
 	"trap_sys_end\n"
+	".globl trap_sys_calling, trap_sys_back\n"
+	".hidden trap_sys_calling, trap_sys_back\n"
 	".balign 64\n"
 	"trap_text:\n"
 	/* SIGSYS, with all signals as they were; rsp stays the frame's address as long as the frame counts */
 	".type trap_sys_entry, @function\n"
 	"trap_sys_entry:\n"
 	"	cmpl $2, 8(%rsi)\n" /* si_code: SYS_USER_DISPATCH */
-	"	jne 1f\n"
+	"	jne 2f\n"
 	"	cmpl $0xc000003e, 28(%rsi)\n" /* si_arch: AUDIT_ARCH_X86_64 */
 	"	jne 1f\n"
 	"	mov 152(%rsp), %rax\n"
@@ -63,6 +66,7 @@ __asm__(".text\n"
 	"	syscall\n"
 	"trap_sys_ret:\n"
 	"	mov %rax, 152(%rsp)\n"
+	"trap_sys_fp:\n"
 	"	mov 232(%rsp), %rcx\n" /* vector state: the kernel gave the handler a new one */
 	"	mov 472(%rcx), %eax\n"
 	"	mov 476(%rcx), %edx\n"
@@ -88,8 +92,34 @@ __asm__(".text\n"
 	"	mov 168(%rsp), %rsp\n"
 	"trap_sys_jmp:\n"
 	"	jmp *%rcx\n"
-	/* one of ours: everything blocked, then as for any signal */
-	"1:	mov %rdi, %r12\n"
+	/* one of ours: C, on this frame; signals find it there and are put off */
+	"1:	mov 24(%rsp), %rbx\n" /* uc_stack.ss_sp */
+	"	sub $4096, %rbx\n"
+	"	movq $0, 96(%rbx)\n"
+	"	rdfsbase %rax\n"
+	"	mov %rax, 8(%rbx)\n"
+	"	movb $0, 24(%rbx)\n"
+	"	mov 0(%rbx), %rax\n"
+	"	wrfsbase %rax\n"
+	"	mov %rbx, %rdi\n"
+	"	mov %rsp, %rsi\n"
+	"	sub $8, %rsp\n"
+	"trap_sys_calling:\n"
+	"	call trap_syscall\n"
+	"	mov %rax, %rbp\n"
+	"	mov %rax, 16(%rbx)\n"
+	"	add $8, %rsp\n"
+	"	cmp %rsp, %rax\n"
+	"	jne trap_leave\n"
+	"trap_sys_back:\n" /* the same frame, and nothing that takes rt_sigreturn() */
+	"	cmpq $0, 96(%rbx)\n"
+	"	jne trap_leave\n"
+	"	mov 8(%rbx), %rax\n"
+	"	wrfsbase %rax\n"
+	"	movb $1, 24(%rbx)\n"
+	"	jmp trap_sys_fp\n"
+	/* not a trapped call: everything blocked, then as any signal */
+	"2:	mov %rdi, %r12\n"
 	"	mov %rsi, %r13\n"
 	"	mov %rdx, %r14\n"
 	"	mov $14, %eax\n" /* rt_sigprocmask(SIG_BLOCK, mask, NULL, 8) */
@@ -144,14 +174,16 @@ __asm__(".text\n"
 	"	mov %rdi, %rbx\n"
 	"	mov %rsi, %rbp\n"
 	"	mov %rsi, 16(%rbx)\n"
+	"trap_gate_open:\n"
+	"	cmpq $0, 96(%rbx)\n"
+	"	je 1f\n"
 	"	mov $14, %eax\n" /* rt_sigprocmask(SIG_SETMASK, mask, NULL, 8) */
 	"	mov $2, %edi\n"
 	"	mov %rdx, %rsi\n"
 	"	xor %edx, %edx\n"
 	"	mov $8, %r10d\n"
 	"	syscall\n"
-	"trap_gate_open:\n"
-	"	mov 32(%rbx), %rax\n"
+	"1:	mov 32(%rbx), %rax\n"
 	"	mov 40(%rbx), %rdi\n"
 	"	mov 48(%rbx), %rsi\n"
 	"	mov 56(%rbx), %rdx\n"
@@ -162,6 +194,8 @@ __asm__(".text\n"
 	"	syscall\n"
 	"trap_gate_ret:\n"
 	"	mov %rax, 152(%rbp)\n"
+	"	mov %rbp, %rsp\n"
+	"	jmp trap_sys_back\n"
 	/* rbx thread, rbp frame: FS first, so that FS is ours only while the selector lets our calls through */
 	"trap_leave:\n"
 	"	mov 8(%rbx), %rax\n"

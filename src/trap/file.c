@@ -249,27 +249,7 @@ long trap_file(struct trap_thread *t, struct sigframe *f, long nr, const u64 *a)
 
 /* ---- ioctl ----------------------------------------------------------------------------------- */
 
-static long request_of(int fd, u32 request, u64 arg)
-{
-	return trace_on ? trace_ioctl(fd, request, arg) : kvm_ioctl(fd, request, arg);
-}
-
-/*
- * KVM_RUN is where signals are let in: the engine puts them off, and comes back. Faults stay open whatever the client
- * blocks; a signal that the engine queued to itself is let in when the client goes on.
- */
-static long run(struct sigframe *f, int fd, u64 arg)
-{
-	u64 open = f->mask & ~TRAP_FAULTS, closed = ~TRAP_FAULTS;
-	long r;
-
-	sys_call(SYS_rt_sigprocmask, SIG_SETMASK, &open, NULL, sizeof(u64));
-	r = request_of(fd, (u32)KVM_RUN, arg);
-	sys_call(SYS_rt_sigprocmask, SIG_SETMASK, &closed, NULL, sizeof(u64));
-	return r;
-}
-
-long trap_ioctl(struct sigframe *f, int fd, u32 request, u64 arg)
+long trap_ioctl(int fd, u32 request, u64 arg)
 {
 	if (_IOC_TYPE(request) != KVMIO)
 		return TRAP_GATE;
@@ -279,5 +259,5 @@ long trap_ioctl(struct sigframe *f, int fd, u32 request, u64 arg)
 		if (r)
 			return r == -ENOTTY ? TRAP_GATE : r;
 	}
-	return request == (u32)KVM_RUN ? run(f, fd, arg) : request_of(fd, request, arg);
+	return trace_on ? trace_ioctl(fd, request, arg) : kvm_ioctl(fd, request, arg);
 }

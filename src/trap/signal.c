@@ -2,8 +2,8 @@
 /*
  * The client's signals: who handles what, and calling its handlers as the kernel would.
  *
- * While a handler of ours runs every signal is blocked, but for the engine's own faults. They come in where the client
- * itself runs, in trap_gate(), where the client is inside a system call, and in KVM_RUN, which puts them off.
+ * A signal finds the client's code, or the few instructions of entry.c that make its system calls, or C code of ours,
+ * which puts it off. In its handler every signal is blocked, but for the engine's own faults.
  */
 #include "trap/trap.h"
 
@@ -25,6 +25,9 @@
 #define MXCSR_INIT	   0x1f80u
 #define MINSIGSTKSZ_KERNEL 2048
 #define AUTODISARM	   (1u << 31)
+#ifndef SYS_USER_DISPATCH
+#define SYS_USER_DISPATCH 2 /* si_code */
+#endif
 
 struct action {
 	u64 handler, flags, restorer, mask;
@@ -166,6 +169,7 @@ long trap_sigprocmask(struct trap_thread *t, struct sigframe *f, int how, u64 se
 		}
 	}
 	t->blocks_sys = now & sig_bit(SIGSYS);
+	t->restore = 1;
 	f->mask = now & ~(UNBLOCKABLE | sig_bit(SIGSYS));
 	return old && copy_out(old, &was, sizeof(was)) ? -EFAULT : 0;
 }
@@ -367,12 +371,14 @@ bad:
 
 /*
  * A signal in the gate: the client is before its call, or behind it, or already leaving, and t->leave is its state but
- * for the call's result. The kernel restarts a call by going back to its instruction, and so do we.
+ * for the call's result. The kernel restarts a call by going back to its instruction, and so do we. Signals that were
+ * put off are in the mask that was found, not in the client's.
  */
 static struct sigframe *in_gate(struct trap_thread *t, int sig, struct sigframe *f)
 {
 	struct sigframe *ctx = t->leave;
 
+	f->mask = ctx->mask;
 	if (f->rip <= (u64)trap_gate_call)
 		ctx->rip -= 2;
 	else if (f->rip == (u64)trap_gate_ret)
@@ -382,28 +388,30 @@ static struct sigframe *in_gate(struct trap_thread *t, int sig, struct sigframe 
 
 /*
  * A signal in the handler of SIGSYS: before the call, which is then made again, behind it, or on the way back. Where
- * the call turned out to be ours, nothing has happened yet.
+ * the call turned out to be ours, nothing has happened yet, or all has.
  */
 static struct sigframe *in_sys(struct trap_thread *t, int sig, struct sigframe *f)
 {
-	struct sigframe *ctx = (struct sigframe *)f->rsp;
+	u64 rip = f->rip;
+	bool pushed = rip == (u64)trap_sys_popf || rip == (u64)trap_sys_calling;
+	struct sigframe *ctx = (struct sigframe *)(f->rsp + (pushed ? 8 : 0));
 
-	if (f->rip == (u64)trap_sys_jmp) {
+	if (rip == (u64)trap_sys_jmp) {
 		f->rip = f->rcx;
 		return trap_deliver(t, sig, f, f);
 	}
-	if (f->rip == (u64)trap_sys_popf)
-		ctx = (struct sigframe *)(f->rsp + 8);
-	if (f->rip <= (u64)trap_sys_call || f->rip > (u64)trap_sys_jmp)
-		ctx->rip -= 2;
-	else if (f->rip == (u64)trap_sys_ret)
+	f->mask = ctx->mask;
+	if (rip == (u64)trap_sys_ret)
 		ctx->rax = f->rax;
+	else if (rip <= (u64)trap_sys_call || (rip > (u64)trap_sys_jmp && rip <= (u64)trap_sys_calling))
+		ctx->rip -= ctx->info.si_code == SYS_USER_DISPATCH ? 2 : 0;
 	return trap_deliver(t, sig, ctx, f);
 }
 
 static bool is_sys(u64 rip)
 {
-	return rip >= (u64)trap_sys_entry && rip < (u64)trap_sys_end;
+	return rip >= (u64)trap_sys_entry && rip < (u64)trap_sys_end &&
+	       !(rip > (u64)trap_sys_calling && rip < (u64)trap_sys_back);
 }
 
 static bool is_gate(u64 rip)
@@ -413,23 +421,32 @@ static bool is_gate(u64 rip)
 
 struct sigframe *trap_handle(struct trap_thread *t, int sig, struct sigframe *f)
 {
-	if (sig == SIGSYS && f->info.si_code == 2) /* SYS_USER_DISPATCH */
-		return trap_syscall(t, f);
 	if (is_gate(f->rip))
 		return in_gate(t, sig, f);
 	if (is_sys(f->rip))
 		return in_sys(t, sig, f);
-	if (sig == SIGILL && f->info.si_code > 0 &&
-	    signal_take(sig, &f->info, (ucontext_t *)&f->uc_flags))
+	if (sig == SIGILL && f->info.si_code > 0 && signal_take(sig, &f->info, (ucontext_t *)&f->uc_flags))
 		return f;
 	return trap_deliver(t, sig, f, f);
 }
 
+/*
+ * In our C code, on the way to the engine or back, the signal is put off as the engine does it: blocked, sent again,
+ * and let in by the client's own mask.
+ */
 struct sigframe *trap_nested(struct trap_thread *t, int sig, struct sigframe *f)
 {
 	if (is_gate(f->rip))
 		return in_gate(t, sig, f);
-	trap_plain(sig, &f->info, &f->uc_flags);
+	if (is_sys(f->rip))
+		return in_sys(t, sig, f);
+	if (signal_self.depth || (is_fault(sig) && f->info.si_code > 0)) {
+		trap_plain(sig, &f->info, &f->uc_flags);
+	} else {
+		f->mask |= sig_bit(sig);
+		sys_call(SYS_rt_tgsigqueueinfo, sys_call(SYS_getpid, 0), base_gettid(), sig, &f->info);
+	}
+	t->restore = 1;
 	return NULL;
 }
 

@@ -71,14 +71,18 @@ static long task_call(struct trap_thread *t, struct sigframe *f, long nr, const 
 {
 	switch (nr) {
 	case SYS_fork:
+		trap_block(t);
 		return trap_clone(t, f, SIGCHLD, 0, 0, 0, 0);
 	case SYS_vfork:
+		trap_block(t);
 		return trap_clone(t, f, 0x4100 | SIGCHLD, 0, 0, 0, 0); /* CLONE_VM | CLONE_VFORK */
 	case SYS_clone:
+		trap_block(t);
 		return trap_clone(t, f, a[0], a[1], a[2], a[3], a[4]);
 	case SYS_clone3:
 		return -ENOSYS; /* every libc knows clone() too */
 	case SYS_exit:
+		trap_block(t);
 		return trap_exit_thread(t);
 	case SYS_set_tid_address:
 		if (!t->carried)
@@ -128,7 +132,7 @@ static long dispatch(struct trap_thread *t, struct sigframe *f, long nr, const u
 		trap_mask_arg(t, 5, true);
 		return TRAP_GATE;
 	case SYS_ioctl:
-		return trap_ioctl(f, (int)a[0], (u32)a[1], a[2]);
+		return trap_ioctl((int)a[0], (u32)a[1], a[2]);
 	default:
 		break;
 	}
@@ -152,12 +156,8 @@ static long dispatch(struct trap_thread *t, struct sigframe *f, long nr, const u
 	}
 }
 
-static u32 call_arch(const struct sigframe *f)
-{
-	return (u32)f->info.si_arch;
-}
-
 u64 trap_ours[512 / 64];
+static bool no_xsave;
 
 /* What dispatch() and its like know; without XSAVE, every call: the way around them needs it. */
 void trap_choose(bool all)
@@ -211,7 +211,8 @@ void trap_choose(bool all)
 	u32 a = 1, b, c, d;
 
 	__asm__ volatile("cpuid" : "+a"(a), "=b"(b), "=c"(c), "=d"(d));
-	all |= !(c & BIT(27)); /* OSXSAVE [SDM2A "CPUID"] */
+	no_xsave = !(c & BIT(27)); /* OSXSAVE [SDM2A "CPUID"] */
+	all |= no_xsave;
 	for (size_t i = 0; i < ARRAY_SIZE(ours); i++)
 		trap_ours[ours[i] / 64] |= BIT(ours[i] % 64);
 	for (size_t i = 0; all && i < ARRAY_SIZE(trap_ours); i++)
@@ -219,24 +220,35 @@ void trap_choose(bool all)
 }
 
 /* A caller that blocks SIGSEGV does not mean our guarded copies. */
-static void open_faults(const struct sigframe *f)
+static void open_faults(struct trap_thread *t, const struct sigframe *f)
 {
-	u64 mask = ~TRAP_FAULTS;
+	u64 mask = TRAP_FAULTS;
 
-	if (f->mask & TRAP_FAULTS)
-		sys_call(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, sizeof(u64));
+	if (!(f->mask & TRAP_FAULTS))
+		return;
+	t->restore = 1;
+	sys_call(SYS_rt_sigprocmask, SIG_UNBLOCK, &mask, NULL, sizeof(u64));
+}
+
+void trap_block(struct trap_thread *t)
+{
+	t->restore = 1;
+	sys_call(SYS_rt_sigprocmask, SIG_BLOCK, &trap_all, NULL, sizeof(u64));
 }
 
 /* What was put off meanwhile is blocked; the frame's mask lets it in where the client goes on. */
-static void leave_engine(void)
+static void leave_engine(struct trap_thread *t)
 {
 	signal_self.depth = 0;
+	atomic_signal_fence(memory_order_seq_cst);
+	if (signal_self.deferred)
+		t->restore = 1;
 	signal_self.deferred = false;
 }
 
 void trap_pass(struct trap_thread *t, struct sigframe *f)
 {
-	leave_engine();
+	leave_engine(t);
 	trap_gate(t, f, &f->mask);
 }
 
@@ -247,13 +259,18 @@ struct sigframe *trap_syscall(struct trap_thread *t, struct sigframe *f)
 	long r = -ENOSYS;
 
 	signal_enter();
-	open_faults(f);
+	if (t->restore) { /* put off before the engine could know: again, after the signal */
+		leave_engine(t);
+		f->rip -= 2;
+		return f;
+	}
+	open_faults(t, f);
 	if (trap_filtered(t, f, &to)) {
 		r = TRAP_LEFT;
 	} else if (f->rax == SYS_rt_sigreturn) {
 		to = trap_sigreturn(t, f);
 		r = TRAP_LEFT;
-	} else if (call_arch(f) == ARCH_X86_64) { /* not int 0x80 */
+	} else if ((u32)f->info.si_arch == ARCH_X86_64) { /* not int 0x80 */
 		t->nr = f->rax;
 		for (int i = 0; i < 6; i++)
 			t->arg[i] = a[i];
@@ -261,7 +278,9 @@ struct sigframe *trap_syscall(struct trap_thread *t, struct sigframe *f)
 	}
 	if (r == TRAP_GATE)
 		trap_pass(t, f);
-	leave_engine();
+	leave_engine(t);
+	if (r == TRAP_LEFT || no_xsave)
+		t->restore = 1;
 	if (r != TRAP_LEFT)
 		f->rax = (u64)r;
 	return to;

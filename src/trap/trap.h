@@ -49,6 +49,7 @@ _Static_assert(sizeof(struct sigframe) == 440, "struct rt_sigframe");
  * @selector: of Syscall User Dispatch: 1, its calls are trapped
  * @nr, @arg: the call that trap_gate() makes for the client
  * @home: stack pointer of the libc thread that carries it
+ * @restore: the mask in force is not the frame's, or something else is there for rt_sigreturn() to put right
  * @carried: it has such a thread: its end is that thread's end
  * @altstack: what the client asked for
  * @clear_tid: cleared and woken at its end
@@ -64,6 +65,7 @@ struct trap_thread {
 	u64 selector;
 	u64 nr, arg[6];
 	u64 home;
+	u64 restore;
 	bool carried;
 	bool blocks_sys;
 	struct trap_stack altstack;
@@ -84,15 +86,19 @@ void trap_entry(int sig, siginfo_t *si, void *uc);
 void trap_sys_entry(int sig, siginfo_t *si, void *uc);
 extern u64 trap_ours[512 / 64];
 extern const u64 trap_all;
-/* Before and behind its syscall instruction; after a push; all registers are the client's, rcx its rip; the end. */
-extern const u8 trap_sys_call[], trap_sys_ret[], trap_sys_popf[], trap_sys_jmp[], trap_sys_end[];
+/*
+ * Before and behind its syscall instruction; after a push; all registers are the client's, rcx its rip. Before C is
+ * called, and when all is done that takes C. The end.
+ */
+extern const u8 trap_sys_call[], trap_sys_ret[], trap_sys_popf[], trap_sys_jmp[];
+extern const u8 trap_sys_calling[], trap_sys_back[], trap_sys_end[];
 /* First instruction of the client. */
 void trap_start(struct trap_thread *t, u64 rsp, u64 rip) __attribute__((noreturn));
 /* As @f says, from a thread of libc's. Returns when the client's thread has ended. */
 void trap_depart(struct trap_thread *t, struct sigframe *f);
 /* The end of a carried thread: trap_depart() returns. */
 void trap_home(struct trap_thread *t) __attribute__((noreturn));
-/* Make the call t->nr with @mask in force, put its result into @f and return there. Signals may come from then on. */
+/* Make the call t->nr, with @mask in force if t->restore, put its result into @f and return there. */
 void trap_gate(struct trap_thread *t, struct sigframe *f, const u64 *mask)
 	__attribute__((noreturn));
 /* The code between those; trap_gate_call and _ret are before and behind its syscall instruction. */
@@ -152,13 +158,15 @@ void trap_mask_arg(struct trap_thread *t, int n, bool indirect);
 /* ---- system calls (syscall.c, file.c, task.c, exec.c, filter.c) ------------------------------ */
 
 struct sigframe *trap_syscall(struct trap_thread *t, struct sigframe *f);
+/* No signals until the client goes on. */
+void trap_block(struct trap_thread *t);
 /* Fill trap_ours; @all: for filters. */
 void trap_choose(bool all);
 /* The kernel makes the call t->nr for the client. */
 void trap_pass(struct trap_thread *t, struct sigframe *f) __attribute__((noreturn));
 /* Files: a result or TRAP_GATE. */
 long trap_file(struct trap_thread *t, struct sigframe *f, long nr, const u64 *a);
-long trap_ioctl(struct sigframe *f, int fd, u32 request, u64 arg);
+long trap_ioctl(int fd, u32 request, u64 arg);
 
 long trap_clone(struct trap_thread *t, struct sigframe *f, u64 flags, u64 stack, u64 ptid, u64 ctid,
 		u64 tls);
