@@ -2,6 +2,7 @@
 #include "jit/jit.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
@@ -74,10 +75,25 @@ static void flush(struct vcpu *v)
 	vcpu_forget_jumps(v); /* the jump cache knows code that is gone */
 }
 
+/* CASEMENT_JIT_STATS=1 */
+static void tell_stats(const struct vcpu *v)
+{
+	const struct jit_stats *s = &v->jit->stats;
+
+	if (!getenv("CASEMENT_JIT_STATS"))
+		return;
+	dprintf(2, "translator: vCPU %u: %lu blocks, %lu instructions, %lu guest bytes, %lu host bytes, %lu flushes; "
+		"C for operands %lu, for instructions %lu; went on in the interpreter %lu, remade without groups %lu\n",
+		v->index, (unsigned long)s->blocks, (unsigned long)s->insns, (unsigned long)s->guest_bytes,
+		(unsigned long)s->host_bytes, (unsigned long)s->flushes, (unsigned long)s->slow, (unsigned long)s->ops,
+		(unsigned long)s->resumed, (unsigned long)s->apart);
+}
+
 static void destroy(struct vcpu *v)
 {
 	if (!v->jit)
 		return;
+	tell_stats(v);
 	xmem_destroy(&v->jit->x);
 	verify_free(v->jit->verify);
 	munmap(v->jit, sizeof(*v->jit));
