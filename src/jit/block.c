@@ -89,20 +89,20 @@ static void put_cold(struct work *w)
 	}
 }
 
+/* T = where it goes, less the page's address: shared code does the rest. */
 static void put_cold_exits(struct work *w)
 {
 	for (unsigned int n = 0; n < w->nexits; n++) {
 		struct exit *x = &w->exit[n];
-		struct mem_ref target = ref_base(R_T, (s32)x->cold);
 
 		emit_land(&w->e, x->at);
-		x->cold = w->j->used + w->e.n;
+		emit1(&w->e, 0x49); /* mov r11, sign-extended */
+		emit1(&w->e, 0xc7);
+		emit1(&w->e, 0xc0 | (R_T & 7));
+		emit4(&w->e, x->cold);
+		x->cold = w->j->used + w->e.n - 7;
 		x->at += w->j->used;
-		if (x->flags == FLAGS_HOST)
-			put_save_flags(&w->e, R_T);
-		put_load(&w->e, R_T, OFF(page_rip));
-		put_lea(&w->e, R_T, &target);
-		put_jump(w, w->j->jump);
+		put_jump(w, x->flags == FLAGS_HOST ? w->j->exit_host : w->j->exit_saved);
 	}
 }
 

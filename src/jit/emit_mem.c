@@ -148,7 +148,8 @@ struct mem_ref put_operand(struct work *w, struct mem_ref (*address)(struct work
 		m.disp += lo;
 		lead(w, g, lo);
 		put_check(w, &m, (unsigned int)(g->hi - g->lo), g->write);
-		put_store(&w->e, R_T, slot);
+		if (!g->run)
+			put_store(&w->e, R_T, slot);
 	} else if (w->group_in_t != n) {
 		put_load(&w->e, R_T, slot);
 	}

@@ -369,6 +369,21 @@ static void glue_jump(struct emit *e)
 	leave_between(e);
 }
 _Static_assert(sizeof(struct jentry) == 32, "the lookup shifts by 6: sets of two");
+
+/* T = offset from the page: the next instruction. Then as glue_jump(). */
+static void glue_exit_saved(struct emit *e)
+{
+	struct mem_ref page = ref_gs(OFF(page_rip));
+
+	emit_ref(e, true, 0x03, R_T, &page);
+}
+
+static void glue_exit_host(struct emit *e)
+{
+	put_save_flags(e, R_I);
+	glue_exit_saved(e);
+}
+
 /* A signal handler sends a block here whose instruction faulted. */
 static void glue_fault(struct emit *e)
 {
@@ -404,6 +419,18 @@ static const u8 *make(struct jit *j, void (*fn)(struct emit *))
 	return add(j, &e);
 }
 
+/* first(), then jump to next */
+static const u8 *make_before(struct jit *j, void (*first)(struct emit *), const u8 *next)
+{
+	u8 bytes[128];
+	struct emit e = { .max = sizeof(bytes), .buf = bytes };
+
+	first(&e);
+	emit1(&e, 0xe9);
+	emit4(&e, (u32)(next - (j->x.rx + j->used + e.n + 4)));
+	return add(j, &e);
+}
+
 static const u8 *make_check(struct jit *j, const void *fn)
 {
 	u8 bytes[1024];
@@ -435,6 +462,8 @@ void glue_make(struct vcpu *v)
 	j->interp = make(j, glue_interp);
 	j->out = make(j, glue_out);
 	j->jump = j->lockstep ? j->out : make(j, glue_jump);
+	j->exit_saved = make_before(j, glue_exit_saved, j->jump);
+	j->exit_host = make_before(j, glue_exit_host, j->jump);
 	j->slow = make(j, glue_slow);
 	j->resume = make(j, glue_resume);
 	j->resume_first = make(j, glue_resume_first);

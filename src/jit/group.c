@@ -177,6 +177,17 @@ static void place(struct work *w, const struct known *kn, const struct operand *
 	w->plan[w->k] = (struct plan){ .group = (u8)n, .off = from };
 }
 
+static void find_runs(struct work *w)
+{
+	for (unsigned int n = 0; n < w->ngroups; n++) {
+		struct group *g = &w->group[n];
+
+		g->run = true;
+		for (unsigned int k = g->first; k <= g->last; k++)
+			g->run &= w->plan[k].group == n && is_stack_template(&w->t->rec[k]);
+	}
+}
+
 void group_accesses(struct work *w)
 {
 	struct known kn = { .next = 1 };
@@ -196,6 +207,7 @@ void group_accesses(struct work *w)
 		follow(&kn, r, d);
 	}
 	w->k = 0;
+	find_runs(w);
 }
 
 const struct group *work_group(const struct work *w)

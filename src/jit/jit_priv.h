@@ -148,12 +148,14 @@ struct operand {
  * @first, @last: instructions
  * @lo, @hi: the range
  * @write: some are writes
+ * @run: pushes and pops in a row, to which T stays: no need to keep it
  */
 struct group {
 	u16 id;
 	u8 seg;
 	u8 first, last;
 	bool write;
+	bool run;
 	s32 lo, hi;
 };
 #define NO_GROUP 0xff
@@ -222,6 +224,7 @@ struct jit {
 	u32 glue_end;
 	u32 nsites, nexits, nblocks;
 	const u8 *enter, *interp, *jump, *slow, *op, *fp, *stop, *fault, *out;
+	const u8 *exit_host, *exit_saved; /* T = target, an offset from the page; by where the flags are */
 	const u8 *resume, *resume_first; /* T = record that the interpreter goes on with */
 	const u8 *miss[2][VIEW_NUM][2];	/* by level, view, and whether it is a write */
 	u32 fault_site;

@@ -192,8 +192,8 @@ static bool jump(struct verify *y, u32 at, const struct decode *d, const struct 
 		verify_fail(y, at, "jumps into another block");
 	} else {
 		verify_home(y, at, s, false);
-		if (!s->saved)
-			verify_fail(y, at, "leaves without the flags in the vCPU");
+		if (address(y, to) == y->j->exit_host ? !s->host : !s->saved)
+			verify_fail(y, at, "leaves without the flags where the code behind looks for them");
 	}
 	return false;
 }
