@@ -125,7 +125,8 @@ static void put_pop(struct work *w)
 	emit_ref(&w->e, true, 0x8b, host == IN_MEMORY ? R_I : host, &top);
 	if (host == IN_MEMORY)
 		put_store(&w->e, R_I, OFF_GPR(insn_rm(r)));
-	move_sp(w, 8);
+	if (host != R_SP)
+		move_sp(w, 8);
 	put_done(w);
 }
 
@@ -192,23 +193,29 @@ static void put_ret(struct work *w)
 	put_jump(w, w->j->jump);
 }
 
+/* T = linear address of the operand of a record with a handler */
+void put_linear(struct work *w)
+{
+	const struct insn *r = work_rec(w);
+	struct mem_ref m = put_address(w), base;
+
+	put_lea(&w->e, R_T, &m);
+	if (insn_seg(r) < SEG_FS)
+		return;
+	base = ref_gs(insn_seg(r) == SEG_FS ? OFF(fs_base_copy) : OFF(gs_base_copy));
+	emit_ref(&w->e, true, 0x03, R_T, &base);
+}
+
 /* T = target of an indirect branch */
 static void put_target(struct work *w)
 {
 	const struct insn *r = work_rec(w);
-	struct mem_ref at = ref_base(R_T, 0), m;
+	struct mem_ref at = ref_base(R_T, 0);
 
 	flags_to_saved(w);
 	work_site(w, 0, 0);
 	if (r->flags & INSN_MEM) {
-		struct mem_ref base;
-
-		m = put_address(w);
-		put_lea(&w->e, R_T, &m);
-		if (insn_seg(r) >= SEG_FS) {
-			base = ref_gs(insn_seg(r) == SEG_FS ? OFF(fs_base_copy) : OFF(gs_base_copy));
-			emit_ref(&w->e, true, 0x03, R_T, &base);
-		}
+		put_linear(w);
 		put_check(w, &at, 8, false);
 		emit_ref(&w->e, true, 0x8b, R_T, &at);
 	} else if (jit_host[insn_rm(r)] == IN_MEMORY) {
@@ -259,8 +266,16 @@ static void (*template_of(const struct insn *r))(struct work *)
 		return put_call_rm;
 	if ((r->op == op_push || r->op == op_push_imm) && !mem && r->osz == 8)
 		return put_push;
-	if (r->op == op_pop && !mem && r->osz == 8 && insn_rm(r) != GPR_RSP)
+	if (r->op == op_push && r->osz == 8)
+		return put_push_mem;
+	if (r->op == op_pushf && r->osz == 8)
+		return put_pushfq;
+	if (r->op == op_pop && !mem && r->osz == 8)
 		return put_pop;
+	if (r->op == op_cli)
+		return put_cli;
+	if (r->op == op_swapgs)
+		return put_swapgs;
 	if (r->op == op_leave && r->osz == 8)
 		return put_leave;
 	return NULL;
@@ -271,6 +286,13 @@ bool is_stack_template(const struct insn *r)
 	void (*put)(struct work *) = template_of(r);
 
 	return put == put_push || put == put_pop || put == put_leave;
+}
+
+bool is_sys_template(const struct insn *r)
+{
+	void (*put)(struct work *) = template_of(r);
+
+	return put == put_cli || put == put_swapgs || put == put_pushfq || put == put_push_mem;
 }
 
 bool has_template(const struct insn *r)

@@ -277,6 +277,7 @@ static void glue_slow(struct emit *e)
 	load_guest(e);
 	put_restore_flags(e, R_T);
 	put_load(e, R_T, OFF(jit_tmp) + 8);
+	put_mov(e, R_I, R_T);
 	jump_tmp(e, 0);
 	emit_land(e, leave);
 	leave_with_result(e);

@@ -47,6 +47,8 @@ static void forget_all(struct known *kn)
 static bool stack_access(const struct insn *r, struct operand *a)
 {
 	*a = (struct operand){ .size = 8, .base = GPR_RSP };
+	if (is_sys_template(r))
+		return false;
 	if (r->op == op_push || r->op == op_push_imm || r->op == op_call_rel) {
 		a->disp = -8;
 		a->write = true;
@@ -127,7 +129,7 @@ static void follow(struct known *kn, const struct insn *r, const struct decode *
 			forget(kn, (unsigned int)__builtin_ctz(left));
 		return;
 	}
-	if (r->op == op_push || r->op == op_push_imm) {
+	if (r->op == op_push || r->op == op_push_imm || r->op == op_pushf) {
 		add(kn, GPR_RSP, -8);
 	} else if (r->op == op_pop) {
 		add(kn, GPR_RSP, 8);
@@ -200,7 +202,7 @@ void group_accesses(struct work *w)
 		const struct decode *d = work_decode(w);
 
 		w->plan[w->k].group = NO_GROUP;
-		if (!has_template(r) && !insn_is_inline(d, r))
+		if (is_sys_template(r) || (!has_template(r) && !insn_is_inline(d, r)))
 			kn.first = w->ngroups;
 		else if (!w->t->apart && !(w->j->force & (FORCE_SLOW | FORCE_CHECKS)) && insn_access(r, d, &a))
 			place(w, &kn, &a);

@@ -307,7 +307,15 @@ bool is_stack_template(const struct insn *r);
 bool insn_has_site(const struct decode *d, const struct insn *r);
 void put_insn(struct work *w);
 bool has_template(const struct insn *r);
+/* One of those that may go through C and then on in the block (emit_sys.c). */
+bool is_sys_template(const struct insn *r);
 bool put_template(struct work *w);	/* false: there is none */
+void put_linear(struct work *w);
+/* emit_sys.c */
+void put_cli(struct work *w);
+void put_swapgs(struct work *w);
+void put_pushfq(struct work *w);
+void put_push_mem(struct work *w);
 void put_callout(struct work *w);	/* the record's handler in C, or its stub */
 
 /* ---- emit_mem.c ------------------------------------------------------------------------------------ */
@@ -347,7 +355,7 @@ size_t lockstep_size(void);
 
 /* ---- recover.c: called from code -------------------------------------------------------------------- */
 
-/* Where the block goes on, 0: it is left; and T, if that is in front of the access. */
+/* Where to go on, 0: out; and T in front of the access, or I with the jump-cache entry of another block. */
 struct slow_result { u64 next; u64 ptr; };
 /**
  * struct op_answer - what becomes of a block after C ran one of its instructions

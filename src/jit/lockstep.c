@@ -23,6 +23,7 @@
 struct state {
 	u64 gpr[16];
 	u64 rip, page_rip;
+	u64 rflags, gs_base, kernel_gs_base;
 	u16 aflags;
 	u32 request;
 	enum cpu_stop stop;
@@ -50,6 +51,9 @@ static void save(struct vcpu *v, struct state *s)
 	memcpy(s->gpr, v->gpr, sizeof(s->gpr));
 	s->rip = v->rip;
 	s->page_rip = v->page_rip;
+	s->rflags = v->rflags;
+	s->gs_base = v->seg[SEG_GS].base;
+	s->kernel_gs_base = v->msr_val[MSR_SLOT_KERNEL_GS_BASE];
 	s->aflags = v->aflags;
 	s->request = 0;
 	s->stop = v->stop;
@@ -63,6 +67,9 @@ static void restore(struct vcpu *v, const struct state *s)
 	memcpy(v->gpr, s->gpr, sizeof(s->gpr));
 	v->rip = s->rip;
 	v->page_rip = s->page_rip;
+	v->rflags = s->rflags;
+	v->seg[SEG_GS].base = v->gs_base_copy = s->gs_base;
+	v->msr_val[MSR_SLOT_KERNEL_GS_BASE] = s->kernel_gs_base;
 	v->aflags = s->aflags;
 	v->stop = s->stop;
 	v->exc = s->exc;
@@ -208,7 +215,9 @@ static void differ(struct vcpu *v, struct lockstep *l, struct trace *t, int want
 
 static bool same_state(const struct state *a, const struct state *b)
 {
-	return !memcmp(a->gpr, b->gpr, sizeof(a->gpr)) && a->rip == b->rip && !((a->aflags ^ b->aflags) & 0xd501) &&
+	return !memcmp(a->gpr, b->gpr, sizeof(a->gpr)) && a->rip == b->rip && a->rflags == b->rflags &&
+	       a->gs_base == b->gs_base && a->kernel_gs_base == b->kernel_gs_base &&
+	       !((a->aflags ^ b->aflags) & 0xd501) &&
 	       a->exc.valid == b->exc.valid && (!a->exc.valid || (a->exc.vector == b->exc.vector &&
 	       a->exc.error == b->exc.error && a->exc.payload == b->exc.payload)) &&
 	       !memcmp(a->fp + XSAVE_XMM, b->fp + XSAVE_XMM, 256) && !memcmp(a->fp + XSAVE_EXTENDED,

@@ -196,42 +196,6 @@ static struct slow_result resume(struct vcpu *v, const struct site *s, const str
 }
 
 /*
- * The operand is in no level of the TLB that emitted code searches. A read gets a pointer; a write may need its commit,
- * so the interpreter's stub does the whole instruction, and so does the handler of one that has a handler.
- */
-struct slow_result jit_slow(struct vcpu *v, u32 site)
-{
-	const struct site *s = &v->jit->site[site];
-	const struct insn *r = site_rec(v, s);
-	struct slow_result out = { .next = (u64)v->jit->x.rx + s->host + s->ready };
-	u8 live = v->fp_live;
-	int res;
-
-	v->jit->stats.slow++;
-	if (!r->op || s->leads)
-		out.ptr = (u64)quick(v, s, r);
-	if (out.ptr)
-		return out;
-	if (s->in_group)
-		return resume(v, s, r);
-	if (!r->op && !(s->acc & ACC_W)) {
-		out.ptr = (u64)slow_read(v, s, r);
-		if (!out.ptr)
-			out.next = 0;
-		return out;
-	}
-	res = whole(v, s, r);
-	if (res != OP_NEXT) {
-		leave(v, r, res);
-		out.next = 0;
-		return out;
-	}
-	keep_fp(v, live);
-	out.next = (u64)v->jit->x.rx + s->done;
-	return out;
-}
-
-/*
  * Before this came to the run loop it would have looked around; here nothing has happened that it would find. A
  * fetch that faults is tried again there.
  */
@@ -298,6 +262,48 @@ static const struct jentry *go_on(struct vcpu *v, const struct insn *r, int res,
 	if (!next)
 		leave(v, &jit_between, OP_JUMP);
 	return next;
+}
+
+/*
+ * The operand is in no level of the TLB that emitted code searches. A read gets a pointer; a write may need its commit,
+ * so the interpreter's stub does the whole instruction, and so does the handler of one that has a handler.
+ */
+struct slow_result jit_slow(struct vcpu *v, u32 site)
+{
+	const struct site *s = &v->jit->site[site];
+	const struct insn *r = site_rec(v, s);
+	struct slow_result out = { .next = (u64)v->jit->x.rx + s->host + s->ready };
+	u64 was_if = v->rflags & FLAG_IF;
+	const struct jentry *to = NULL;
+	u8 live = v->fp_live;
+	int res;
+
+	v->jit->stats.slow++;
+	if (!r->op || s->leads)
+		out.ptr = (u64)quick(v, s, r);
+	if (out.ptr)
+		return out;
+	if (s->in_group)
+		return resume(v, s, r);
+	if (!r->op && !(s->acc & ACC_W)) {
+		out.ptr = (u64)slow_read(v, s, r);
+		if (!out.ptr)
+			out.next = 0;
+		return out;
+	}
+	res = whole(v, s, r);
+	if (res == OP_JUMP && !v->jit->lockstep) /* a call or return whose stack was missed */
+		to = go_on(v, r, res, was_if);
+	else if (res != OP_NEXT)
+		leave(v, r, res);
+	if (res != OP_NEXT) {
+		out.next = to ? (u64)to->code : 0;
+		out.ptr = (u64)to;
+		return out;
+	}
+	keep_fp(v, live);
+	out.next = (u64)v->jit->x.rx + s->done;
+	return out;
 }
 
 /* A whole instruction in C. */

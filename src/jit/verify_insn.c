@@ -8,16 +8,21 @@
 
 #define HOST_RSP BIT(GPR_RSP)
 
-/* Fields of struct vcpu that blocks may write. */
+/* Fields of struct vcpu that blocks may write, or only an instruction with that handler. */
 static const struct {
 	size_t off, len;
+	op_fn op;
 } stores[] = {
-	{ offsetof(struct vcpu, aflags), 2 },
-	{ offsetof(struct vcpu, jit_tmp), sizeof(((struct vcpu *)0)->jit_tmp) },
-	{ offsetof(struct vcpu, jit_host), sizeof(((struct vcpu *)0)->jit_host) },
-	{ OFF_GPR(GPR_R11), 8 },
-	{ OFF_GPR(GPR_R14), 8 },
-	{ OFF_GPR(GPR_R15), 8 },
+	{ offsetof(struct vcpu, aflags), 2, NULL },
+	{ offsetof(struct vcpu, jit_tmp), sizeof(((struct vcpu *)0)->jit_tmp), NULL },
+	{ offsetof(struct vcpu, jit_host), sizeof(((struct vcpu *)0)->jit_host), NULL },
+	{ OFF_GPR(GPR_R11), 8, NULL },
+	{ OFF_GPR(GPR_R14), 8, NULL },
+	{ OFF_GPR(GPR_R15), 8, NULL },
+	{ offsetof(struct vcpu, rflags), 8, op_cli },
+	{ offsetof(struct vcpu, msr_val[MSR_SLOT_KERNEL_GS_BASE]), 8, op_swapgs },
+	{ offsetof(struct vcpu, gs_base_copy), 8, op_swapgs },
+	{ offsetof(struct vcpu, seg[SEG_GS].base), 8, op_swapgs },
 };
 
 static struct val *reg(struct vstate *s, unsigned int r)
@@ -71,6 +76,8 @@ static bool store_fits(struct verify *y, u32 at, const struct vstate *s, u64 off
 	(void)may_write(y, s, &memory);
 	for (unsigned int k = 0; k < ARRAY_SIZE(stores); k++) {
 		if (off < stores[k].off || off + size > stores[k].off + stores[k].len)
+			continue;
+		if (stores[k].op && stores[k].op != y->w->t->rec[s->k].op)
 			continue;
 		for (unsigned int g = 0; g < 16; g++)
 			if (off >= (u64)OFF_GPR(g) && off < (u64)OFF_GPR(g) + 8 && !(memory >> g & 1))
