@@ -380,7 +380,9 @@ struct verify *verify_make(void);
 void verify_free(struct verify *y);
 /* Is the block as blocks must be? If not, says so on standard error and makes the vCPU stop. */
 bool verify_block(struct work *w, const struct block *b);
-extern bool verify_test_quiet; /* a test that makes wrong blocks need not be told */
+bool verify_quietly(struct work *w, const struct block *b);
+/* A test sees each block instead. */
+extern bool (*verify_test)(struct work *w, const struct block *b);
 
 /* ---- force.c ---------------------------------------------------------------------------------------- */
 

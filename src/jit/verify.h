@@ -19,10 +19,11 @@
  * @VAL_LAHF, @VAL_FLAGS: in RAX: SF to CF in AH; OF in AL too. @arg: of the guest
  * @VAL_AFLAGS, @VAL_OVERFLOWED: in RAX: vcpu.aflags, on its way to the host's flags. @arg: of the guest
  * @VAL_REQUEST: vcpu.request
+ * @VAL_GUEST: guest register @arg, which is kept in memory
  */
 enum val_kind {
 	VAL_JUNK, VAL_HOME, VAL_NEW, VAL_COPY, VAL_MASKED, VAL_OFFSET, VAL_BOUNDED, VAL_PTR, VAL_SITE, VAL_LAHF,
-	VAL_FLAGS, VAL_AFLAGS, VAL_OVERFLOWED, VAL_REQUEST,
+	VAL_FLAGS, VAL_AFLAGS, VAL_OVERFLOWED, VAL_REQUEST, VAL_GUEST,
 };
 
 struct val {
@@ -75,7 +76,6 @@ struct verify {
 	const char *why;
 	u32 at;
 	u32 ntodo;
-	u64 checked, refused;
 	u16 todo[BLOCK_ROOM];
 	bool starts[BLOCK_ROOM + 16];
 	struct vstate state[BLOCK_ROOM + 16];

@@ -54,15 +54,18 @@ static void check_exit(struct verify *y, u32 at, const struct exit *x, const str
 		verify_fail(y, at, "jumps backward without looking for requests");
 }
 
-/* To code that all blocks share. */
-static bool leaves(const struct verify *y, s64 to)
-{
-	return to < (s64)y->j->glue_end - (s64)y->base && to >= 64 - (s64)y->base;
-}
-
 static const u8 *address(const struct verify *y, s64 to)
 {
 	return y->j->x.rx + y->base + to;
+}
+
+/* Code that all blocks share is known to struct jit by where it is entered. */
+static bool is_glue(const struct jit *j, const u8 *to)
+{
+	for (const u8 *const *p = &j->enter; p <= &j->out; p++)
+		if (*p == to)
+			return true;
+	return false;
 }
 
 static u32 site_of(const struct vstate *s)
@@ -143,6 +146,8 @@ static bool call(struct verify *y, u32 at, const struct decode *d, struct vstate
 
 	if (is_miss(y, to))
 		return call_miss(y, at, d, s);
+	if (!is_glue(y->j, to))
+		return verify_fail(y, at, "calls what is not there for blocks");
 	if (site == NO_SITE)
 		return verify_fail(y, at, "calls C without a site");
 	if (!verify_site_at(y, at, s, site) || !verify_home(y, at, s, to != y->j->op))
@@ -188,8 +193,8 @@ static bool jump(struct verify *y, u32 at, const struct decode *d, const struct 
 		check_exit(y, at, x, s);
 	if (to >= 0) {
 		verify_goto(y, at, (u32)to, s);
-	} else if (!leaves(y, to)) {
-		verify_fail(y, at, "jumps into another block");
+	} else if (!is_glue(y->j, address(y, to))) {
+		verify_fail(y, at, "jumps into another block, or somewhere");
 	} else {
 		verify_home(y, at, s, false);
 		if (address(y, to) == y->j->exit_host ? !s->host : !s->saved)

@@ -167,6 +167,15 @@ static bool from_field(const struct decode *d, size_t off)
 	       d->rec.disp == (s32)off;
 }
 
+/* The guest register that is read from memory; 16 none */
+static unsigned int from_guest(const struct decode *d)
+{
+	for (unsigned int g = 0; g < 16; g++)
+		if (jit_host[g] == IN_MEMORY && from_field(d, (size_t)OFF_GPR(g)))
+			return g;
+	return 16;
+}
+
 /* Moving a register, its own way back, or a new value to where it belongs. 8b: reg = rm, 89: rm = reg */
 static bool step_mov(const struct verify *y, const struct decode *d, struct vstate *s)
 {
@@ -294,6 +303,8 @@ static void step_other(struct verify *y, u32 at, const struct decode *d, struct 
 	step_held(d, s);
 	if (r->id == INSN_MOV && d->imm_len && r->osz == 4 && insn_rm(r) == R_I && !(r->flags & INSN_MEM))
 		*reg(s, R_I) = (struct val){ .kind = VAL_SITE, .num = (u32)r->imm };
+	else if (r->id == INSN_MOV && d->mem_acc == MEM_R && r->osz == 8 && from_guest(d) < 16)
+		*reg(s, insn_reg(r)) = (struct val){ .kind = VAL_GUEST, .arg = (u8)from_guest(d) };
 	else if (r->id == INSN_MOV && d->gpr_write == BIT(GPR_RCX) && from_field(d, offsetof(struct vcpu, request)))
 		*reg(s, GPR_RCX) = (struct val){ .kind = VAL_REQUEST };
 	else if (r->id == INSN_MOV && d->mem_acc == MEM_W && from_field(d, offsetof(struct vcpu, aflags)))
@@ -349,6 +360,37 @@ static bool allowed(const struct decode *d)
 	return !d->rec.op || d->rec.id == INSN_LAHF || d->rec.id == INSN_SAHF;
 }
 
+/* Is the host register the right one in the place of the guest's? */
+static bool stands_for(struct vstate *s, const struct decode *guest, unsigned int host, unsigned int g)
+{
+	const struct val *val = reg(s, host);
+	u16 bit = (u16)BIT(g);
+
+	if (jit_host[g] != IN_MEMORY)
+		return host == jit_host[g];
+	if (host != R_T && host != R_I)
+		return false;
+	return (val->kind == VAL_GUEST && val->arg == g) ||
+	       (guest->gpr_full & bit && !(guest->gpr_read & bit));
+}
+
+static void check_registers(struct verify *y, u32 at, const struct decode *d, struct vstate *s)
+{
+	const struct decode *guest = &y->w->d[s->k];
+	const struct insn *r = &d->rec, *was = &guest->rec;
+	u8 fields = guest->gpr_fields;
+	bool good = d->gpr_fields == fields;
+
+	if (fields & FIELD_REG)
+		good &= stands_for(s, guest, insn_reg(r), insn_reg(was));
+	if (fields & (FIELD_RM | FIELD_OPCODE))
+		good &= stands_for(s, guest, insn_rm(r), insn_rm(was));
+	if (fields & FIELD_VVVV)
+		good &= stands_for(s, guest, d->vvvv, guest->vvvv);
+	if (!good)
+		verify_fail(y, at, "names other registers than the guest's instruction");
+}
+
 /* The guest's own instruction, with nothing but its operands changed. */
 static void check_copy(struct verify *y, u32 at, const struct decode *d, struct vstate *s)
 {
@@ -357,6 +399,7 @@ static void check_copy(struct verify *y, u32 at, const struct decode *d, struct 
 	if (d->rec.id != guest->rec.id || d->flags_write != guest->flags_write || d->flags_read != guest->flags_read ||
 	    d->mem_acc != guest->mem_acc || (guest->rec.flags & INSN_MEM && d->mem_size != guest->mem_size))
 		verify_fail(y, at, "is not the guest's instruction");
+	check_registers(y, at, d, s);
 	if (d->vector && !(s->fp & native_live_bit(guest)))
 		verify_fail(y, at, "uses vector state that may not be live");
 	if (d->vector || d->rec.id == INSN_DIV || d->rec.id == INSN_IDIV)

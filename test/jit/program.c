@@ -13,6 +13,7 @@ struct gen {
 	uint64_t s;
 	unsigned int depth;	/* of inner loops and skips: no further ones */
 	bool in_loop;		/* RCX counts */
+	bool tame;		/* hardly anything faults: it runs long */
 	unsigned int imm_at[64], nimm;	/* immediates that may be overwritten */
 	unsigned int calls[64], ncalls;
 };
@@ -89,10 +90,10 @@ struct operand {
 static int32_t displacement(struct gen *g)
 {
 	switch (below(g, 12)) {
-	case 0:
-		return (int32_t)(0x1000 * (1 + below(g, 6)) - below(g, 16)); /* over a page's end */
 	case 1:
-		return (int32_t)below(g, 0x7000);
+		return (int32_t)below(g, g->tame ? 0x3000 : 0x7000);
+	case 0:
+		return (int32_t)(0x1000 * (1 + below(g, g->tame ? 2 : 6)) - below(g, 16)); /* over a page's end */
 	case 2:
 		return -(int32_t)below(g, 128);
 	default:
@@ -108,7 +109,7 @@ static void make_mem(struct gen *g, struct operand *o)
 	o->disp = displacement(g);
 	switch (below(g, 24)) {
 	case 0:
-		o->base = (uint8_t)src(g); /* wild */
+		o->base = (uint8_t)(g->tame ? R12 : src(g)); /* wild */
 		break;
 	case 1:
 		o->rip = true;
@@ -116,7 +117,7 @@ static void make_mem(struct gen *g, struct operand *o)
 		break;
 	case 2:
 		o->no_base = true;
-		o->disp = (int32_t)(DATA_GPA + below(g, 0x8000) + (one_in(g, 3) ? ALIAS : 0));
+		o->disp = (int32_t)(DATA_GPA + below(g, 0x5000) + (one_in(g, 3) ? ALIAS : 0));
 		break;
 	case 3:
 	case 4:
@@ -233,7 +234,7 @@ static void gen_unary(struct gen *g)
 	struct operand o = any(g, true);
 	bool inc = below(g, 2);
 
-	o.reg = (uint8_t)(inc ? below(g, 2) : 2 + below(g, one_in(g, 6) ? 6 : 2));
+	o.reg = (uint8_t)(inc ? below(g, 2) : 2 + below(g, one_in(g, 6) ? (g->tame ? 4 : 6) : 2));
 	if (!inc && o.reg >= 4 && g->in_loop)
 		o.reg = 3;
 	op_modrm(g, size(g), 0, 0, inc ? 0xff : 0xf7, &o, false);
@@ -408,6 +409,11 @@ static void gen_vector(struct gen *g)
 	unsigned int k = below(g, sizeof(ops) / sizeof(ops[0]) + 4);
 	struct operand o = any(g, false);
 
+	if (o.mem && g->tame) {
+		o.base = R12;
+		o.rip = o.no_base = false;
+		o.disp &= ~15;
+	}
 	if (k < sizeof(ops) / sizeof(ops[0])) {
 		op_modrm(g, 4, ops[k].prefix, 1, ops[k].opcode, &o, false);
 	} else if (k & 1) { /* cvtsi2sd, movq to xmm */
@@ -420,7 +426,8 @@ static void gen_vector(struct gen *g)
 
 static void gen_x87(struct gen *g)
 {
-	static const uint8_t ops[][2] = { { 0xd9, 0xe8 }, { 0xd9, 0xeb }, { 0xd8, 0xc1 }, { 0xdc, 0xc9 }, { 0xd9, 0xfa },
+	static const uint8_t ops[][2] = { { 0xd9, 0xe8 }, { 0xd9, 0xeb }, { 0xd8, 0xc1 }, { 0xdc, 0xc9 },
+		{ 0xd9, 0xfa },
 		{ 0xdb, 0xe3 }, { 0xdd, 0xd8 } };
 	unsigned int k = below(g, 10);
 	struct operand o = { .mem = true };
@@ -524,7 +531,7 @@ static void gen_system(struct gen *g)
 		}
 		return;
 	}
-	if (g->p->user && !ops[k].user)
+	if ((g->p->user && !ops[k].user) || (g->tame && ops[k].bytes[1] == 0x0b))
 		return;
 	for (unsigned int i = 0; i < ops[k].n; i++)
 		put(g, ops[k].bytes[i]);
@@ -616,9 +623,9 @@ static void gen_indirect(struct gen *g)
 }
 
 static void (*const gens[])(struct gen *) = {
-	gen_alu, gen_alu, gen_alu, gen_alu, gen_imm, gen_imm, gen_imm, gen_shift, gen_shift, gen_unary, gen_mov, gen_mov,
-	gen_mov, gen_mov, gen_mov, gen_mov_imm32, gen_lea, gen_lea, gen_extend, gen_cond, gen_cond, gen_bits, gen_bits,
-	gen_atomic, gen_stack, gen_stack, gen_flag, gen_vector, gen_vector, gen_vector, gen_x87, gen_vex, gen_vex,
+	gen_alu, gen_alu, gen_alu, gen_alu, gen_imm, gen_imm, gen_imm, gen_shift, gen_shift, gen_unary, gen_mov,
+	gen_mov, gen_mov, gen_mov, gen_mov, gen_mov_imm32, gen_lea, gen_lea, gen_extend, gen_cond, gen_cond, gen_bits,
+	gen_bits, gen_atomic, gen_stack, gen_stack, gen_flag, gen_vector, gen_vector, gen_vector, gen_x87, gen_vex, gen_vex,
 };
 static void (*const rare[])(struct gen *) = { gen_string, gen_smc, gen_system, gen_indirect, gen_call, gen_call };
 
@@ -677,6 +684,7 @@ void program_make(struct program *p, uint64_t seed)
 	memset(p->code, 0x90, sizeof(p->code));
 	p->seed = seed;
 	p->user = below(&g, 2);
+	g.tame = below(&g, 3);
 	p->n = below(&g, 0x1000);
 	slot(&g, true);
 	p->code[0] = 0xe9;

@@ -175,7 +175,7 @@ static void load(struct tier *t, const struct program *p)
 {
 	u64 s = p->seed ^ 0x5555;
 	struct vcpu *v = t->v;
-	u32 rounds = 20 + (u32)(random_next(&s) % 400);
+	u32 rounds = 20 + (u32)(random_next(&s) % 6000);
 
 	memset(t->ram, 0, 0x70000);
 	make_tables(t->ram);
@@ -267,7 +267,7 @@ static bool same(const struct tier *t, const struct result *a, const struct resu
 	return !memcmp(a, b, sizeof(*a)) && !memcmp(t->ram, tier[0].ram, 0x70000);
 }
 
-/* ---- when they differ ---------------------------------------------------------------------------------------------- */
+/* ---- when they differ ---------------------------------------------------------------------------------------- */
 
 static bool differs(const struct program *p, struct tier *t)
 {
@@ -333,7 +333,7 @@ static void show(struct program *p, struct tier *t, const char *force)
 	show_state(t, &a, &b);
 }
 
-/* ---- all of them --------------------------------------------------------------------------------------------------- */
+/* ---- all of them ------------------------------------------------------------------------------------------------ */
 
 static void make_tiers(void)
 {
