@@ -625,9 +625,12 @@ static void gen_indirect(struct gen *g)
 static void (*const gens[])(struct gen *) = {
 	gen_alu, gen_alu, gen_alu, gen_alu, gen_imm, gen_imm, gen_imm, gen_shift, gen_shift, gen_unary, gen_mov,
 	gen_mov, gen_mov, gen_mov, gen_mov, gen_mov_imm32, gen_lea, gen_lea, gen_extend, gen_cond, gen_cond, gen_bits,
-	gen_bits, gen_atomic, gen_stack, gen_stack, gen_flag, gen_vector, gen_vector, gen_vector, gen_x87, gen_vex, gen_vex,
+	gen_bits, gen_atomic, gen_stack, gen_stack, gen_flag, gen_vector, gen_vector,
+	gen_vector, gen_x87, gen_vex, gen_vex,
 };
-static void (*const rare[])(struct gen *) = { gen_string, gen_smc, gen_system, gen_indirect, gen_call, gen_call };
+static void (*const rare[])(struct gen *) = {
+	gen_string, gen_smc, gen_system, gen_indirect, gen_call, gen_call,
+};
 
 static void gen_one(struct gen *g)
 {
