@@ -446,8 +446,14 @@ static int arm(struct board *b, unsigned int ms, timer_t *t)
 
 	b->kvm->sigaction(SIG_TIME, &sa, NULL);
 	ev._sigev_un._tid = (int)syscall(SYS_gettid);
-	if (timer_create(CLOCK_MONOTONIC, &ev, t))
-		return -errno;
+	/* Timers count against the user's pending signals, which other programs use up for a moment. */
+	for (int tries = 0; timer_create(CLOCK_MONOTONIC, &ev, t); tries++) {
+		const struct timespec nap = { .tv_nsec = 10000000 };
+
+		if (errno != EAGAIN || tries == 200)
+			return -errno;
+		nanosleep(&nap, NULL);
+	}
 	return timer_settime(*t, 0, &its, NULL) ? -errno : 0;
 }
 
