@@ -15,6 +15,7 @@
 #include "mem/mem.h"
 
 #define VCPU_MAX 64
+#define TLB_NONROOT 4 /* pairs of VPID and EPT whose translations are kept */
 
 /* ---- architectural names ------------------------------------------------------------------- */
 
@@ -389,7 +390,8 @@ struct vcpu {
 
 	/* memory machinery */
 	struct tlb *tlb;	/* of the running level */
-	struct tlb *tlbs[2];	/* root, non-root */
+	struct tlb *tlbs[2];	/* root, non-root: one of tlb_all */
+	struct tlb *tlb_all[1 + TLB_NONROOT]; /* root, then each context of non-root operation */
 	struct rcache *rc;
 	struct native *native;
 	const struct translator *tr; /* NULL: interpreter only */

@@ -104,10 +104,10 @@ bool mmu_translate(struct vcpu *v, gva_t la, u32 acc, gpa_t *gpa);
 
 int mmu_vcpu_init(struct vcpu *v);
 void mmu_vcpu_destroy(struct vcpu *v);
-/* Root and non-root operation have TLBs of their own: switch; flush both. */
+/* Root and each context of non-root operation have TLBs of their own: switch; choose non-root's; flush all of them. */
 void mmu_context(struct vcpu *v, bool nonroot);
+void mmu_nonroot_use(struct vcpu *v, unsigned int n);
 void mmu_flush_contexts(struct vcpu *v);
-void mmu_flush_nonroot(struct vcpu *v);
 void mmu_flush_all(struct vcpu *v);		/* everything incl. global */
 void mmu_flush_nonglobal(struct vcpu *v);	/* MOV CR3 without PCID */
 void mmu_flush_page(struct vcpu *v, gva_t la);	/* INVLPG */

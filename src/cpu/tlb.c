@@ -23,14 +23,17 @@ static void init(struct tlb *t, struct tlb_l1 *l1)
 
 int mmu_vcpu_init(struct vcpu *v)
 {
-	for (unsigned int n = 0; n < 2; n++) {
+	for (unsigned int n = 0; n < ARRAY_SIZE(v->tlb_all); n++) {
 		struct tlb *t = mmap(NULL, sizeof(*t), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 		if (t == MAP_FAILED)
 			return -ENOMEM;
-		init(t, v->l1_sets[n]);
+		init(t, v->l1_sets[n > 0]);
+		v->tlb_all[n] = t;
+	}
+	for (unsigned int n = 0; n < 2; n++) {
 		v->tlb_gen[n] = 1;
-		v->tlbs[n] = t;
+		v->tlbs[n] = v->tlb_all[n];
 	}
 	mmu_context(v, false);
 	v->dtlb = &v->l1[VIEW_SUPER_AC];
@@ -53,12 +56,12 @@ void mmu_context(struct vcpu *v, bool nonroot)
 
 void mmu_vcpu_destroy(struct vcpu *v)
 {
-	for (unsigned int n = 0; n < 2; n++) {
-		if (v->tlbs[n])
-			munmap(v->tlbs[n], sizeof(*v->tlbs[n]));
-		v->tlbs[n] = NULL;
+	for (unsigned int n = 0; n < ARRAY_SIZE(v->tlb_all); n++) {
+		if (v->tlb_all[n])
+			munmap(v->tlb_all[n], sizeof(*v->tlb_all[n]));
+		v->tlb_all[n] = NULL;
 	}
-	v->tlb = NULL;
+	v->tlb = v->tlbs[0] = v->tlbs[1] = NULL;
 }
 
 /* ---- first level ------------------------------------------------------------------------------- */
@@ -106,6 +109,20 @@ static void l1_clear(struct vcpu *v, bool keep_global)
 		clear_bits(t->large_filter, LARGE_FILTER);
 	}
 	mid_clear(v);
+}
+
+void mmu_nonroot_use(struct vcpu *v, unsigned int n)
+{
+	struct tlb *old = v->tlbs[1], *next = v->tlb_all[1 + n], *now = v->tlb;
+
+	if (old == next)
+		return;
+	v->tlb = old; /* the contexts share one first level */
+	l1_clear(v, false);
+	v->tlb = now;
+	v->tlbs[1] = next;
+	if (now == old)
+		mmu_context(v, true);
 }
 
 static bool test_bit(const u64 *map, u64 n) { return map[n / 64] >> (n % 64) & 1; }
@@ -385,9 +402,9 @@ static void forget_all_contexts(struct vcpu *v)
 
 void vcpu_forget_jumps(struct vcpu *v)
 {
-	for (unsigned int n = 0; n < 2; n++) {
-		v->tlbs[n]->context_gen++;
-		v->tlbs[n]->epoch[0] = v->tlbs[n]->epoch[1] = ++v->epoch_last;
+	for (unsigned int n = 0; n < ARRAY_SIZE(v->tlb_all); n++) {
+		v->tlb_all[n]->context_gen++;
+		v->tlb_all[n]->epoch[0] = v->tlb_all[n]->epoch[1] = ++v->epoch_last;
 	}
 	v->epoch[0] = ++v->epoch_last;
 	enter_context(v);
@@ -456,19 +473,13 @@ void mmu_flush_contexts(struct vcpu *v)
 {
 	struct tlb *now = v->tlb;
 
-	v->tlb = v->tlbs[0];
-	mmu_flush_all(v);
+	for (unsigned int n = 0; n < ARRAY_SIZE(v->tlb_all); n++) {
+		v->tlb = v->tlb_all[n];
+		if (!n || v->tlb->now > 1) /* a context was emptied before its first use */
+			mmu_flush_all(v);
+	}
 	v->tlb = now;
-	mmu_flush_nonroot(v);
-}
-
-void mmu_flush_nonroot(struct vcpu *v)
-{
-	struct tlb *now = v->tlb;
-
-	v->tlb = v->tlbs[1];
-	mmu_flush_all(v);
-	v->tlb = now;
+	enter_context(v); /* the epochs are those of the last one */
 }
 
 static void flush_local(struct vcpu *v, u16 pcid)

@@ -13,7 +13,7 @@
 
 static unsigned int level(const struct vcpu *v)
 {
-	return v->tlb == v->tlbs[1];
+	return v->tlb != v->tlbs[0];
 }
 
 /* jit/glue_tlb.c computes the same. */

@@ -115,25 +115,47 @@ static void load_non_register(struct vcpu *v)
 	x->mtf_due = false;
 }
 
+void vmx_forget_context(struct vmx *x, u16 vpid, u64 ep4ta)
+{
+	for (unsigned int n = 0; n < TLB_NONROOT; n++)
+		if ((!vpid || x->ctx[n].vpid == vpid) && (!ep4ta || x->ctx[n].ep4ta == ep4ta))
+			x->ctx[n].valid = false;
+}
+
+/* The context of this pair, or the one that was not used for longest. */
+static unsigned int find_context(const struct vmx *x, u16 vpid, u64 ep4ta)
+{
+	unsigned int oldest = 0;
+
+	for (unsigned int n = 0; n < TLB_NONROOT; n++) {
+		if (x->ctx[n].vpid == vpid && x->ctx[n].ep4ta == ep4ta)
+			return n;
+		if (x->ctx[n].used < x->ctx[oldest].used)
+			oldest = n;
+	}
+	return oldest;
+}
+
 /*
- * Translations of non-root operation live in a TLB of their own, for one VPID and one EPT at a time. Without a
- * VPID, or when either changed, they are forgotten. [SDM3C "Caching Translation Information"]
+ * Translations of non-root operation live in TLBs of their own, each for one VPID and one EPT. Without a VPID they are
+ * forgotten at each entry. [SDM3C "Caching Translation Information"]
  */
-static void switch_translations(struct vcpu *v)
+void vmx_switch_context(struct vcpu *v)
 {
 	struct vmx *x = v->vmx;
-	u64 ep4ta = x->c.eptp & ~0xfffull;
-	bool same = x->ctx_valid && x->c.vpid && x->ctx_vpid == x->c.vpid && x->ctx_eptp == (ep4ta | !!x->c.eptp);
+	u64 ep4ta = x->c.eptp ? EP4TA(x->c.eptp) : 0;
+	unsigned int n = find_context(x, x->c.vpid, ep4ta);
+	struct vmx_context *c = &x->ctx[n];
+	bool same = c->valid && c->vpid && c->vpid == x->c.vpid && c->ep4ta == ep4ta;
 
+	mmu_nonroot_use(v, n);
 	mmu_context(v, true);
-	v->ept = x->c.proc2 & PROC2_EPT;
 	if (!same)
 		mmu_flush_all(v);
-	else if (x->ctx_cr3 != v->cr3)
+	else if (c->cr3 != v->cr3)
 		mmu_flush_nonglobal(v);
-	x->ctx_valid = true;
-	x->ctx_vpid = x->c.vpid;
-	x->ctx_eptp = ep4ta | !!x->c.eptp;
+	*c = (struct vmx_context){ .valid = true, .vpid = x->c.vpid, .ep4ta = ep4ta, .used = ++x->ctx_clock };
+	x->ctx_now = n;
 }
 
 void vmx_load_guest(struct vcpu *v)
@@ -154,7 +176,8 @@ void vmx_load_guest(struct vcpu *v)
 	v->rip = vmcs_get(x, VMCS_GUEST_RIP);
 	cpu_set_rflags(v, vmcs_get(x, VMCS_GUEST_RFLAGS));
 	load_non_register(v);
-	switch_translations(v);
+	v->ept = x->c.proc2 & PROC2_EPT;
+	vmx_switch_context(v);
 	load_pdptes(v);
 	debug_update(v);
 	cpu_mode_update(v);
@@ -246,8 +269,9 @@ void vmx_reenter(struct vcpu *v)
 	x->root_nmi_masked = root_nmi_masked;
 	if (x->activity == ACTIVITY_HLT) /* SMRAM says that the instruction after HLT is next */
 		x->activity = ACTIVITY_ACTIVE;
-	x->ctx_valid = false;
-	switch_translations(v);
+	vmx_forget_context(x, 0, 0);
+	v->ept = x->c.proc2 & PROC2_EPT;
+	vmx_switch_context(v);
 	x->ple_first = x->ple_last = 0;
 	vmx_vapic_evaluate(v);
 	x->trap_due = 0;
@@ -263,7 +287,7 @@ void vmx_resume_saved(struct vcpu *v, bool pending, bool mtf)
 	struct vmx *x = v->vmx;
 
 	vmx_load_controls(v);
-	x->ctx_valid = false;
+	vmx_forget_context(x, 0, 0);
 	vmx_load_guest(v);
 	x->ple_first = x->ple_last = 0;
 	vmx_vapic_evaluate(v);

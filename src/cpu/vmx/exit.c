@@ -163,7 +163,7 @@ void vmx_leave_nonroot(struct vcpu *v)
 {
 	struct vmx *x = v->vmx;
 
-	x->ctx_cr3 = v->cr3;
+	x->ctx[x->ctx_now].cr3 = v->cr3;
 	v->nonroot = false;
 	x->run_pending = false;
 	x->timer_on = false;
@@ -325,7 +325,8 @@ void vmx_reset(struct vcpu *v)
 
 	if (v->nonroot)
 		vmx_leave_quietly(v);
-	x->on = x->aborted = x->ctx_valid = false;
+	x->on = x->aborted = false;
+	vmx_forget_context(x, 0, 0);
 	x->smm_on = x->smm_nonroot = false;
 	x->smm = (struct vmx_smm){ 0 };
 	x->vmxon_gpa = x->vmcs_gpa = VMCS_NONE;

@@ -82,7 +82,7 @@ int op_vmxoff(struct vcpu *v, const struct insn *i)
 		return res;
 	vmcs_flush(v);
 	v->vmx->on = false;
-	v->vmx->ctx_valid = false;
+	vmx_forget_context(v->vmx, 0, 0);
 	return succeed(v);
 }
 
@@ -350,8 +350,7 @@ int op_invept(struct vcpu *v, const struct insn *i)
 		return res;
 	if (type == INVEPT_CONTEXT && !vmx_eptp_valid(v, d[0]))
 		return fail(v, VMXERR_INVALID_OPERAND);
-	if (type == INVEPT_GLOBAL || x->ctx_eptp == ((d[0] & ~0xfffull) | 1))
-		x->ctx_valid = false;
+	vmx_forget_context(x, 0, type == INVEPT_GLOBAL ? 0 : EP4TA(d[0]));
 	return succeed(v);
 }
 
@@ -372,8 +371,7 @@ int op_invvpid(struct vcpu *v, const struct insn *i)
 	if (d[0] >> 16 || (type != INVVPID_ALL && !(u16)d[0]) ||
 	    (type == INVVPID_ADDRESS && !msr_canonical(v, d[1])))
 		return fail(v, VMXERR_INVALID_OPERAND);
-	if (type == INVVPID_ALL || (u16)d[0] == x->ctx_vpid)
-		x->ctx_valid = false;
+	vmx_forget_context(x, type == INVVPID_ALL ? 0 : (u16)d[0], 0);
 	return succeed(v);
 }
 

@@ -386,10 +386,10 @@ static int vmfunc(struct vcpu *v, const struct insn *i)
 	vmcs_put(x, VMCS_EPT_POINTER, eptp);
 	vmcs_put(x, VMCS_EPTP_INDEX, index);
 	x->c.eptp = eptp;
-	if (x->ctx_eptp != ((eptp & ~0xfffull) | 1)) {
-		x->ctx_eptp = (eptp & ~0xfffull) | 1;
-		mmu_flush_all(v);
-	}
+	x->ctx[x->ctx_now].cr3 = v->cr3;
+	if (x->ctx[x->ctx_now].ep4ta != EP4TA(eptp))
+		vmx_switch_context(v);
+	cpu_mode_update(v);
 	return OP_END;
 }
 

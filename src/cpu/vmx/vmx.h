@@ -131,6 +131,20 @@ struct vmx_smm {
 	u8 ss_dpl;
 };
 
+/**
+ * struct vmx_context - one TLB of non-root operation
+ * @ep4ta: the EPT that its translations went through, bit 0 set, or 0
+ * @cr3: CR3 when it was left
+ * @used: the youngest one has the largest number
+ */
+struct vmx_context {
+	bool valid;
+	u16 vpid;
+	u32 used;
+	u64 ep4ta, cr3;
+};
+#define EP4TA(eptp) (((eptp) & ~0xfffull) | 1)
+
 /* Where registers came from that no VM entry has looked at. */
 enum vmx_recheck { RECHECK_NONE, RECHECK_USER, RECHECK_RSM };
 
@@ -142,7 +156,7 @@ enum vmx_recheck { RECHECK_NONE, RECHECK_USER, RECHECK_RSM };
  * @c: controls of the running L2
  * @pending_exit: the exit that an EVENT_VMEXIT in vcpu.exc stands for
  * @host_cr3: CR3 of L1 at the last VM entry
- * @ctx_vpid, @ctx_eptp, @ctx_cr3, @ctx_valid: whose translations the non-root TLB holds
+ * @ctx, @ctx_now, @ctx_clock: whose translations the TLBs of non-root operation hold; which one is used, and when
  * @root_nmi_masked: NMI blocking of L1, while blocking in L2 is virtual
  * @nmi_unblocked: the running IRET ended NMI blocking
  * @mtf_due: report a monitor trap flag exit at the next boundary
@@ -161,7 +175,6 @@ enum vmx_recheck { RECHECK_NONE, RECHECK_USER, RECHECK_RSM };
  */
 struct vmx {
 	bool on;
-	bool ctx_valid;
 	bool root_nmi_masked;
 	bool nmi_unblocked;
 	bool mtf_due;
@@ -182,8 +195,8 @@ struct vmx {
 	u32 trap_due;
 	u64 trap_qualification;
 	u64 host_cr3;
-	u64 ctx_eptp, ctx_cr3;
-	u16 ctx_vpid;
+	struct vmx_context ctx[TLB_NONROOT];
+	u32 ctx_now, ctx_clock;
 	u64 timer;
 	u64 ple_first, ple_last;
 	u8 vmcs[VMCS_BYTES] __attribute__((aligned(64)));
@@ -266,6 +279,10 @@ extern enum vmcheck_id vmcheck_off; /* tests: this row is not looked at */
 /* VMLAUNCH/VMRESUME after their own checks. OP_JUMP (L2 runs, or L1 after a failed entry), or OP_NEXT with *error. */
 int vmx_enter(struct vcpu *v, enum vmx_error *error);
 void vmx_load_controls(struct vcpu *v);
+/* Use the TLB of c.vpid and c.eptp. */
+void vmx_switch_context(struct vcpu *v);
+/* Translations of a VPID (0: any) through an EPT (0: any) are gone. */
+void vmx_forget_context(struct vmx *x, u16 vpid, u64 ep4ta);
 /* Guest state from the VMCS copy into the registers; event injection and MSR lists are not part of it. */
 void vmx_load_guest(struct vcpu *v);
 /* L2 of a loaded VMCS copy runs on as if it had never left; pending: its entry had not completed. */
