@@ -57,7 +57,6 @@ static struct code_page *page_get(struct rcache *rc, gpa_t page)
 	p->granules = 0;
 	p->writes = 0;
 	p->patience = PATIENCE_FIRST;
-	p->severed = false;
 	p->verified = 0;
 	p->traces = 0;
 	p->hash_next = rc->page_hash[hash_page(page)];
@@ -179,11 +178,10 @@ void trace_discard(struct vcpu *v, struct trace *t)
 /**
  * struct hit - what a write to code has met
  * @live: traces that something may still lead to
- * @blocks: translated ones among them
  * @forget: one of them may be in the jump cache under several addresses
  */
 struct hit {
-	bool live, blocks, forget;
+	bool live, forget;
 };
 
 static void trace_stale(struct vcpu *v, struct trace *t, struct hit *h)
@@ -191,11 +189,12 @@ static void trace_stale(struct vcpu *v, struct trace *t, struct hit *h)
 	struct jentry *j = jcache_set(v->rc, t->lin);
 
 	h->live = true;
-	h->blocks |= t->block != 0;
 	h->forget |= t->aliased;
 	for (unsigned int way = 0; way < 2; way++)
 		if (j[way].rec == t->rec)
 			j[way].mode_key = JENTRY_NEVER;
+	if (t->block)
+		v->tr->unlink(v, t);
 	t->verified = TRACE_STALE;
 	v->rc->stat_drops++;
 }
@@ -207,6 +206,9 @@ static bool page_hit(struct vcpu *v, struct code_page *p, unsigned int off, unsi
 	u32 *link = &p->traces;
 	struct hit h = { 0 };
 	u64 granules = 0;
+
+	if (keep && !(p->granules & granule_mask(off, len)))
+		return false;
 
 	while (*link) {
 		struct trace *t = trace_at(rc, *link);
@@ -226,11 +228,6 @@ static bool page_hit(struct vcpu *v, struct code_page *p, unsigned int off, unsi
 		if (t->verified != TRACE_STALE)
 			granules |= granule_mask(o, l);
 		link = next_on_page(t, p->gpa);
-	}
-	if (h.blocks) {
-		v->tr->sever(v, p->gpa);
-		p->severed = true;
-		p->verified = 0;
 	}
 	p->granules = granules;
 	if (!p->traces)
@@ -264,11 +261,10 @@ bool rcache_invalidate(struct vcpu *v, gpa_t gpa, unsigned int len)
 static bool page_written(struct vcpu *v, struct code_page *p, unsigned int off, unsigned int len)
 {
 	gpa_t page = p->gpa;
-	bool hit = false;
+	bool hit;
 
 	p->writes += WEIGHT;
-	if (p->granules & granule_mask(off, len))
-		hit = page_hit(v, p, off, len, true);
+	hit = page_hit(v, p, off, len, true);
 	if (p->gpa != page || p->writes < p->patience)
 		return hit;
 	if (p->patience < PATIENCE_MAX)

@@ -630,8 +630,8 @@ enum mode_bits { /* low bits of vcpu.mode_key: what changes decoding or fetching
  * @enter, @leave: the vCPU's thread begins and ends cpu_run()
  * @translate: a trace has become warm; trace.code is set if it worked
  * @drop: a trace is invalid from now on; the vCPU is the caller's or paused
- * @sever: blocks of a page may not go to each other any more
- * @join: those of current traces may again
+ * @unlink: its translation stays, but others may not go to it directly any more
+ * @relink: now they may
  * @flush: all traces are
  * @fault: a host signal arrived; as native_fault()
  * @run: in place of native_run(), to compare the tiers; normally NULL
@@ -641,8 +641,8 @@ struct translator {
 	void (*leave)(struct vcpu *v);
 	void (*translate)(struct vcpu *v, struct trace *t);
 	void (*drop)(struct vcpu *v, struct trace *t);
-	void (*sever)(struct vcpu *v, gpa_t page);
-	void (*join)(struct vcpu *v, gpa_t page);
+	void (*unlink)(struct vcpu *v, struct trace *t);
+	void (*relink)(struct vcpu *v, struct trace *t);
 	void (*flush)(struct vcpu *v);
 	bool (*fault)(struct vcpu *v, int vector, void *uctx);
 	void (*destroy)(struct vcpu *v);

@@ -88,7 +88,7 @@ static struct memo_entry *lookup(struct memo *m, const u8 *b, unsigned int n, un
 	u64 key = make_key(b, n, avail);
 	struct memo_entry *e = slot(m, key, n);
 
-	return e->n == n && e->key == key && e->d.len <= avail ? e : NULL;
+	return e->n == n && e->key == key && e->rec.len <= avail ? e : NULL;
 }
 
 static const struct memo_entry *find(struct vcpu *v, const u8 *b, unsigned int avail)
@@ -97,30 +97,40 @@ static const struct memo_entry *find(struct vcpu *v, const u8 *b, unsigned int a
 	unsigned int n = head(m, b, avail);
 	struct memo_entry *e = n ? lookup(m, b, n, avail) : NULL;
 
-	if (e && e->whole && e->n < e->d.len)
-		e = lookup(m, b, e->d.len, avail);
+	if (e && e->whole && e->n < e->rec.len)
+		e = lookup(m, b, e->rec.len, avail);
 	return e;
 }
 
-static void set_values(struct insn *r, const struct decode *d, const u8 *b)
+static s64 immediate(const struct memo_entry *e, const u8 *b)
 {
-	u64 val = 0;
+	u32 four;
+	u16 two;
+	s64 val;
 
-	if (d->disp_len == 1) {
-		r->disp = (s8)b[d->off_disp];
-	} else if (d->disp_len == 4) {
-		memcpy(&r->disp, b + d->off_disp, 4);
+	switch (e->imm_len) {
+	case 1:
+		return e->imm_signed ? (s64)(s8)b[0] : (s64)b[0];
+	case 2:
+		memcpy(&two, b, 2);
+		return e->imm_signed ? (s64)(s16)two : (s64)two;
+	case 4:
+		memcpy(&four, b, 4);
+		return e->imm_signed ? (s64)(s32)four : (s64)four;
+	default:
+		memcpy(&val, b, 8);
+		return val;
 	}
-	if (!d->imm_len)
-		return;
-	memcpy(&val, b + d->off_imm, d->imm_len);
-	if (d->imm_signed) {
-		unsigned int shift = 64 - d->imm_len * 8u;
+}
 
-		r->imm = (s64)(val << shift) >> shift;
-	} else {
-		r->imm = (s64)val;
-	}
+static void set_values(struct insn *r, const struct memo_entry *e, const u8 *b)
+{
+	if (e->disp_len == 1)
+		r->disp = (s8)b[e->off_disp];
+	else if (e->disp_len == 4)
+		memcpy(&r->disp, b + e->off_disp, 4);
+	if (e->imm_len)
+		r->imm = immediate(e, b + e->off_imm);
 }
 
 bool memo_record(struct vcpu *v, const u8 *bytes, unsigned int avail, struct insn *rec)
@@ -130,9 +140,9 @@ bool memo_record(struct vcpu *v, const u8 *bytes, unsigned int avail, struct ins
 
 	if (!e)
 		return false;
-	*rec = e->d.rec;
+	*rec = e->rec;
 	rec->off = off;
-	set_values(rec, &e->d, bytes);
+	set_values(rec, e, bytes);
 	if (e->rip_imm)
 		rec->imm = (s64)off + rec->len + rec->disp;
 	return true;
@@ -144,9 +154,9 @@ bool memo_decode(struct vcpu *v, const u8 *bytes, unsigned int avail, struct dec
 
 	if (!e)
 		return false;
-	*d = e->d;
+	*d = v->native->memo.d[e - v->native->memo.entry];
 	memcpy(d->bytes, bytes, d->len);
-	set_values(&d->rec, d, bytes);
+	set_values(&d->rec, e, bytes);
 	return true;
 }
 
@@ -165,9 +175,19 @@ static bool any_values(const struct decode *d)
 	return r->base >= GPR_NONE || !d->disp_len || r->disp;
 }
 
+static void set_lengths(struct memo_entry *e, const struct decode *d)
+{
+	e->disp_len = d->disp_len;
+	e->off_disp = d->off_disp;
+	e->imm_len = d->imm_len;
+	e->off_imm = d->off_imm;
+	e->imm_signed = d->imm_signed;
+}
+
 static bool fits(const struct decode *d, const struct insn *rec)
 {
 	struct insn again = d->rec;
+	struct memo_entry e;
 
 	if (d->csz != 8 || d->encoding != ENC_LEGACY || rec->id == INSN_INVALID || rec->id == INSN_ENTER ||
 	    rec->base == GPR_MOFFS || d->map > 3 || d->rec.op != rec->op)
@@ -176,7 +196,8 @@ static bool fits(const struct decode *d, const struct insn *rec)
 		return false;
 	if (d->imm_len > 8 || (d->imm_len & (d->imm_len - 1)))
 		return false;
-	set_values(&again, d, d->bytes);
+	set_lengths(&e, d);
+	set_values(&again, &e, d->bytes);
 	return again.imm == d->rec.imm && again.disp == d->rec.disp;
 }
 
@@ -190,8 +211,9 @@ static void put(struct memo *m, const struct decode *d, const struct insn *rec, 
 	e->n = (u8)n;
 	e->whole = whole;
 	e->rip_imm = rip_imm;
-	e->d = *d;
-	e->d.rec = *rec;
+	e->rec = *rec;
+	set_lengths(e, d);
+	m->d[e - m->entry] = *d;
 }
 
 void memo_keep(struct vcpu *v, const struct decode *d, const struct insn *rec)
@@ -218,4 +240,14 @@ void memo_keep(struct vcpu *v, const struct decode *d, const struct insn *rec)
 		put(m, d, rec, n, true, rip);
 		put(m, d, rec, d->len, true, rip);
 	}
+}
+
+void memo_reset(struct memo *m)
+{
+	if (!m->used)
+		return;
+	for (unsigned int k = 0; k < MEMO_SIZE; k++)
+		if (m->entry[k].n)
+			m->entry[k].n = 0;
+	m->used = false;
 }

@@ -271,8 +271,7 @@ void native_reset(struct vcpu *v)
 	struct native *n = v->native;
 
 	memset(n->table, 0, sizeof(n->table));
-	if (n->memo.used)
-		memset(&n->memo, 0, sizeof(n->memo));
+	memo_reset(&n->memo);
 	n->used = n->glue_end;
 	n->nstubs = 0;
 	n->stats.flushes++;

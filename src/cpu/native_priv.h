@@ -39,18 +39,22 @@ struct intern {
  * Displacement and immediate are filled in anew, unless the stub contains the immediate: then the whole
  * instruction is the key, and what its head finds only says how long it is (@whole).
  */
-#define MEMO_SIZE 4096u
+#define MEMO_SIZE 16384u
 struct memo {
 	bool used;
 	u8 modrm[4][256];
-	struct memo_entry {
+	struct memo_entry { /* a line of the host's caches */
 		u64 key;
-		u8 n;		/* bytes in @key; 0: free */
+		struct insn rec;	/* fn is set */
+		u8 n;			/* bytes in @key; 0: free */
+		u8 disp_len, off_disp, imm_len, off_imm;
+		bool imm_signed;
 		bool whole;
-		bool rip_imm;	/* rec.imm is the distance from the page's first byte, see stub_ea() */
-		struct decode d; /* rec.fn is set */
-	} entry[MEMO_SIZE];
+		bool rip_imm;		/* rec.imm is the distance from the page's first byte, see stub_ea() */
+	} __attribute__((aligned(64))) entry[MEMO_SIZE];
+	struct decode d[MEMO_SIZE];	/* of the same */
 };
+_Static_assert(sizeof(struct memo_entry) == 64, "one miss per lookup");
 
 struct native {
 	struct xmem x;
@@ -120,6 +124,8 @@ bool stub_reads_imm(const struct decode *d);
 bool stub_branch(struct stub *s);
 void stub_trace_end(struct stub *s);
 
+/* memo.c */
+void memo_reset(struct memo *m);
 /* native.c */
 bool native_intern(struct vcpu *v, const struct emit *e, const void **fn);
 /* native_fault.c: leave a stub whose instruction faulted; returns an enum op_result */

@@ -424,6 +424,16 @@ static int verify_tail(struct vcpu *v, struct trace *t, const struct build *b, b
 	return compare(v, host2, trace_src(t) + first, t->nbytes - first, page2, same);
 }
 
+/* Its bytes are what they were. */
+static void trace_current(struct vcpu *v, struct trace *t)
+{
+	if (t->verified == TRACE_STALE)
+		page_cover(v, t, false);
+	t->verified = v->verify;
+	if (t->block)
+		v->tr->relink(v, t);
+}
+
 /* Are the bytes t was decoded from still there? */
 static int trace_verify(struct vcpu *v, struct trace *t, const struct build *b, bool *same)
 {
@@ -439,11 +449,8 @@ static int trace_verify(struct vcpu *v, struct trace *t, const struct build *b, 
 	*same = mark_page(v, b->page);
 	if (*same)
 		res = compare(v, b->host + b->off, trace_src(t), first, b->page, same);
-	if (!res && *same) {
-		if (t->verified == TRACE_STALE)
-			page_cover(v, t, false);
-		t->verified = v->verify;
-	}
+	if (!res && *same)
+		trace_current(v, t);
 	return res;
 }
 
@@ -457,26 +464,9 @@ static struct trace *hash_find(struct vcpu *v, gpa_t gpa, u16 key)
 	return t;
 }
 
-/* A translated trace of a page of which another was found to be what it was. */
-static int block_verify(struct vcpu *v, const struct build *b, struct trace *t, bool severed)
-{
-	bool same;
-
-	if (compare(v, b->host + (t->gpa & ~PAGE_MASK), trace_src(t), t->nbytes, b->page, &same))
-		return OP_STOP;
-	if (same) {
-		if (t->verified == TRACE_STALE)
-			page_cover(v, t, false);
-		t->verified = v->verify;
-	} else if (!severed) {
-		trace_discard(v, t);
-	}
-	return OP_NEXT;
-}
-
 /*
  * Translated blocks of a page go to each other without asking here, so whoever finds the first of them compares
- * them all. After a write they do not: then those that are what they were are joined again.
+ * them all. No block goes to a stale one.
  */
 static int page_verify(struct vcpu *v, const struct build *b, const struct trace *found)
 {
@@ -486,17 +476,21 @@ static int page_verify(struct vcpu *v, const struct build *b, const struct trace
 		return OP_NEXT;
 	for (u32 ref = p->traces; ref;) {
 		struct trace *t = trace_at(v->rc, ref);
+		unsigned int off = (unsigned int)(t->gpa & ~PAGE_MASK);
+		bool same;
 
 		ref = *next_on_page(t, b->page);
-		if (t == found || t->dead || !t->block || t->gpa2 != ~0ull || t->verified == v->verify)
+		if (t == found || t->dead || !t->block || t->gpa2 != ~0ull || t->verified == v->verify ||
+		    t->verified == TRACE_STALE)
 			continue;
-		if (block_verify(v, b, t, p->severed))
+		if (compare(v, b->host + off, trace_src(t), t->nbytes, b->page, &same))
 			return OP_STOP;
+		if (same)
+			trace_current(v, t);
+		else
+			trace_discard(v, t);
 	}
 	p->verified = v->verify;
-	if (p->severed)
-		v->tr->join(v, b->page);
-	p->severed = false;
 	return OP_NEXT;
 }
 

@@ -68,7 +68,6 @@ struct trace {
 /**
  * struct code_page - a page with decoded code, stale traces included
  * @writes, @patience: slow stores since its code was last looked for, and how many of them it takes to drop the mark
- * @severed: its blocks do not go to each other; see page_verify()
  */
 struct code_page {
 	gpa_t gpa;
@@ -77,7 +76,6 @@ struct code_page {
 	u32 traces;	/* arena offset / 8 of the first */
 	u32 hash_next;	/* index + 1 */
 	u16 writes, patience;
-	bool severed;
 };
 
 struct jentry {

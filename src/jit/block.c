@@ -212,6 +212,7 @@ static void keep_block(struct work *w, struct block *b)
 	struct jit *j = w->j;
 
 	b->t = w->t;
+	b->in = 0;
 	b->crossed = 0;
 	b->crossed_at = b->crossed_page = 0;
 	b->exit0 = w->exit0;

@@ -43,6 +43,16 @@ static void drop(struct vcpu *v, struct trace *t)
 	t->code = NULL;
 }
 
+static void unlink_trace(struct vcpu *v, struct trace *t)
+{
+	unlink_block(v, t->block);
+}
+
+static void relink_trace(struct vcpu *v, struct trace *t)
+{
+	link_in(v, t->block);
+}
+
 /* Memory that will be filled again, if it is, far more slowly than it can be had. */
 static void give_back(struct jit *j)
 {
@@ -71,6 +81,7 @@ static void flush(struct vcpu *v)
 	give_back(j);
 	j->used = j->glue_end;
 	j->nsites = j->nexits = j->nblocks = 0;
+	memset(j->wait, 0, sizeof(j->wait));
 	j->stats.flushes++;
 	vcpu_forget_jumps(v); /* the jump cache knows code that is gone */
 }
@@ -103,7 +114,7 @@ static void destroy(struct vcpu *v)
 
 /* Both tiers are the same but for who runs a block. */
 #define TRANSLATOR .enter = enter, .leave = leave, .translate = jit_translate, .drop = drop, .flush = flush, \
-		   .sever = link_sever, .join = link_join, .fault = jit_fault, .destroy = destroy
+		   .unlink = unlink_trace, .relink = relink_trace, .fault = jit_fault, .destroy = destroy
 
 static const struct translator translator = { TRANSLATOR };
 static const struct translator forced_translator = { TRANSLATOR, .run = force_run };

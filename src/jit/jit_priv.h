@@ -22,6 +22,7 @@ extern const u8 jit_host[16];
 #define BLOCK_ROOM 16384u	/* no block is larger */
 #define SITES 262144u
 #define EXITS 131072u
+#define WAIT_LISTS 8192u
 #define BLOCKS 65536u
 
 #define OFF(field) ((s32)offsetof(struct vcpu, field))
@@ -83,6 +84,8 @@ struct site {
  * @at: end of the jump's displacement
  * @cold: where it goes while it is not linked
  * @to: block it is linked to, 0 none
+ * @from: its own block
+ * @next: on the list of those that lead to @to, or that wait for their target
  * @off: target, offset in the page
  * @flags: enum flag_place there
  */
@@ -90,6 +93,8 @@ struct exit {
 	u32 at;
 	u32 cold;
 	u32 to;
+	u32 from;
+	u32 next;
 	u16 off;
 	u8 flags;
 };
@@ -98,6 +103,7 @@ struct exit {
  * struct block - a translated trace
  * @saved, @host: entries with the flags in vcpu.aflags and in the host's
  * @likes_host: @host is the shorter way
+ * @in: exits that lead here, see link.c
  * @inline_mask: instructions that need no C
  * @crossed, @crossed_at, @crossed_page: how often of late a shared check failed, when that was (TSC), and where
  */
@@ -108,6 +114,7 @@ struct block {
 	u32 exit0;
 	u16 nexits;
 	bool likes_host;
+	u32 in;
 	u32 inline_mask;
 	u32 crossed;
 	u64 crossed_at;
@@ -237,6 +244,7 @@ struct jit {
 	struct site site[SITES] __attribute__((aligned(4096)));
 	struct exit exit[EXITS];
 	struct block block[BLOCKS];
+	u32 wait[WAIT_LISTS]; /* exits whose target is not translated, by its address */
 	struct work work;
 };
 #define NO_SITE (~0u)
@@ -345,8 +353,8 @@ bool insn_access(const struct insn *r, const struct decode *d, struct operand *a
 
 void link_block(struct vcpu *v, u32 n);
 void unlink_block(struct vcpu *v, u32 n);
-void link_sever(struct vcpu *v, gpa_t page);
-void link_join(struct vcpu *v, gpa_t page);
+/* Exits that wait for this block, after its bytes have been found to be what they were. */
+void link_in(struct vcpu *v, u32 n);
 
 /* ---- lockstep.c ------------------------------------------------------------------------------------ */
 

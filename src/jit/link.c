@@ -7,8 +7,6 @@
  */
 #include "jit/jit_priv.h"
 
-#include <string.h>
-
 static void point(struct jit *j, const struct exit *x, u32 to)
 {
 	u32 rel = to - x->at;
@@ -16,13 +14,27 @@ static void point(struct jit *j, const struct exit *x, u32 to)
 	__atomic_store_n((u32 *)(j->x.rw + x->at - 4), rel, __ATOMIC_RELAXED);
 }
 
-static void link_exit(struct jit *j, struct exit *x, u32 n)
+/* Exits are on one list each, by index + 1: those of a block's own, or of what waits for a place. */
+static u32 *waiting(struct jit *j, gpa_t gpa)
 {
-	const struct block *b = &j->block[n];
+	return &j->wait[(gpa ^ gpa >> PAGE_SHIFT) & (WAIT_LISTS - 1)];
+}
+
+static void push(struct jit *j, u32 *list, u32 k)
+{
+	j->exit[k].next = *list;
+	*list = k + 1;
+}
+
+static void link_exit(struct jit *j, u32 k, u32 n)
+{
+	struct exit *x = &j->exit[k];
+	struct block *b = &j->block[n];
 	bool host = x->flags == FLAGS_HOST || (x->flags == FLAGS_BOTH && b->likes_host);
 
 	x->to = n;
 	point(j, x, host ? b->host : b->saved);
+	push(j, &b->in, k);
 	j->stats.links++;
 }
 
@@ -31,91 +43,82 @@ static bool alive(const struct trace *t)
 	return t->block && !t->dead && t->gpa2 == ~0ull;
 }
 
-static void link_out(struct vcpu *v, const struct block *b)
+/* Where an exit leads; ~0: its block is gone. */
+static gpa_t exit_target(const struct jit *j, const struct exit *x)
+{
+	const struct trace *t = j->block[x->from].t;
+
+	return t->block == x->from ? (t->gpa & PAGE_MASK) | x->off : ~0ull;
+}
+
+void link_in(struct vcpu *v, u32 n)
 {
 	struct jit *j = v->jit;
+	const struct trace *t = j->block[n].t;
+	u32 *list = waiting(j, t->gpa);
+
+	if (!alive(t) || t->verified != v->verify)
+		return;
+	while (*list) {
+		u32 k = *list - 1;
+		struct exit *x = &j->exit[k];
+		gpa_t target = exit_target(j, x);
+
+		if (target != ~0ull && (target != t->gpa || j->block[x->from].t->key != t->key)) {
+			list = &x->next;
+			continue;
+		}
+		*list = x->next;
+		if (target == t->gpa)
+			link_exit(j, k, n);
+	}
+}
+
+static void link_out(struct vcpu *v, u32 n)
+{
+	struct jit *j = v->jit;
+	const struct block *b = &j->block[n];
 
 	for (u32 k = b->exit0; k < b->exit0 + b->nexits; k++) {
 		struct exit *x = &j->exit[k];
+		gpa_t target = (b->t->gpa & PAGE_MASK) | x->off;
 		struct trace *t;
 
-		if (x->off >= PAGE_SIZE || x->to)
+		if (x->off >= PAGE_SIZE)
 			continue;
-		t = rcache_peek(v, (b->t->gpa & PAGE_MASK) | x->off, b->t->key);
+		x->from = n;
+		t = rcache_peek(v, target, b->t->key);
 		if (t && alive(t) && t->verified == v->verify)
-			link_exit(j, x, t->block);
+			link_exit(j, k, t->block);
+		else
+			push(j, waiting(j, target), k);
 	}
 }
 
-static bool may_link(const struct jit *j)
-{
-	return !j->lockstep && !(j->force & FORCE_APART);
-}
-
-/* Exits of other blocks to this one, and of this one to others. */
+/* Exits of other blocks to this new one, and of this one to others. */
 void link_block(struct vcpu *v, u32 n)
 {
 	struct jit *j = v->jit;
-	struct block *b = &j->block[n];
-	gpa_t page = b->t->gpa & PAGE_MASK;
-	u16 off = (u16)(b->t->gpa & ~PAGE_MASK);
 
-	if (b->t->gpa2 != ~0ull || !may_link(j))
+	if (j->block[n].t->gpa2 != ~0ull || j->lockstep || j->force & FORCE_APART)
 		return;
-	for (struct trace *t = rcache_on_page(v, page, NULL); t; t = rcache_on_page(v, page, t)) {
-		struct block *o = &j->block[t->block];
-
-		if (!alive(t) || t->key != b->t->key)
-			continue;
-		for (u32 k = o->exit0; k < o->exit0 + o->nexits; k++)
-			if (j->exit[k].off == off && !j->exit[k].to)
-				link_exit(j, &j->exit[k], n);
-	}
-	link_out(v, b);
+	link_in(v, n);
+	link_out(v, n);
 }
 
 void unlink_block(struct vcpu *v, u32 n)
 {
 	struct jit *j = v->jit;
-	gpa_t page = j->block[n].t->gpa & PAGE_MASK;
+	struct block *b = &j->block[n];
+	u32 next;
 
-	for (struct trace *t = rcache_on_page(v, page, NULL); t; t = rcache_on_page(v, page, t)) {
-		struct block *o = &j->block[t->block];
+	for (u32 ref = b->in; ref; ref = next) {
+		struct exit *x = &j->exit[ref - 1];
 
-		if (!t->block)
-			continue;
-		for (u32 k = o->exit0; k < o->exit0 + o->nexits; k++) {
-			if (j->exit[k].to != n)
-				continue;
-			j->exit[k].to = 0;
-			point(j, &j->exit[k], j->exit[k].cold);
-		}
+		next = x->next;
+		x->to = 0;
+		point(j, x, x->cold);
+		push(j, waiting(j, b->t->gpa), ref - 1);
 	}
-}
-
-void link_sever(struct vcpu *v, gpa_t page)
-{
-	struct jit *j = v->jit;
-
-	for (struct trace *t = rcache_on_page(v, page, NULL); t; t = rcache_on_page(v, page, t)) {
-		struct block *o = &j->block[t->block];
-
-		for (u32 k = o->exit0; t->block && k < o->exit0 + o->nexits; k++) {
-			if (!j->exit[k].to)
-				continue;
-			j->exit[k].to = 0;
-			point(j, &j->exit[k], j->exit[k].cold);
-		}
-	}
-}
-
-void link_join(struct vcpu *v, gpa_t page)
-{
-	struct jit *j = v->jit;
-
-	if (!may_link(j))
-		return;
-	for (struct trace *t = rcache_on_page(v, page, NULL); t; t = rcache_on_page(v, page, t))
-		if (alive(t) && t->verified == v->verify)
-			link_out(v, &j->block[t->block]);
+	b->in = 0;
 }
