@@ -49,6 +49,16 @@ static bool is_ours(const u8 *head, long n)
 	       eh->e_ident[EI_CLASS] == ELFCLASS64 && eh->e_machine == EM_X86_64;
 }
 
+/* A program that the kernel starts all the same: the user shall know. */
+static bool without_us(const char *path, const char *why)
+{
+	char line[4352];
+	int n = snprintf(line, sizeof(line), "casement: with: %s: %s: it runs without us\n", path, why);
+
+	sys_write(2, line, (size_t)n < sizeof(line) ? (size_t)n : sizeof(line) - 1);
+	return false;
+}
+
 /* "#! interpreter argument": becomes the front of the arguments. */
 static bool add_script(struct start *s, char *line, int depth)
 {
@@ -90,11 +100,15 @@ static bool resolve(struct start *s)
 		n = sys_read(fd, head, sizeof(s->line[0]) - 1);
 		gains = gains_rights(fd);
 		sys_close(fd);
-		if (n < 2 || gains || sys_call(SYS_access, s->path, X_OK))
+		if (n < 4 || sys_call(SYS_access, s->path, X_OK))
 			return false;
+		if (gains)
+			return without_us(s->path, "setuid or setgid");
 		head[n] = 0;
 		if (is_ours((u8 *)head, n))
 			return true;
+		if (!memcmp(head, ELFMAG, SELFMAG))
+			return without_us(s->path, "not a 64-bit x86 program");
 		if (memcmp(head, "#!", 2) || !add_script(s, head, depth))
 			return false;
 	}

@@ -21,6 +21,7 @@
 #include "kvm/sys.h"
 
 #define CARRIER_STACK (128 * 1024)
+#define ROBUST_MAX 2048 /* as the kernel */
 #define TID_FLAGS     (u64)(CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID)
 
 /**
@@ -33,17 +34,56 @@ struct birth {
 	_Atomic u32 tid;
 };
 
+/* struct robust_list_head of the kernel */
+struct robust {
+	u64 next;
+	s64 offset;
+	u64 pending;
+};
+
+/* A robust futex whose owner is about to be gone [Linux Documentation/locking/robust-futexes.rst] */
+static void abandon(u64 entry, s64 offset)
+{
+	_Atomic u32 *word = (_Atomic u32 *)((entry & ~1ull) + (u64)offset);
+	u32 v, tid = (u32)base_gettid();
+
+	if (!entry || copy_in(&v, (u64)word, sizeof(v)))
+		return;
+	while ((v & FUTEX_TID_MASK) == tid) {
+		if (!atomic_compare_exchange_strong(word, &v, (v & FUTEX_WAITERS) | FUTEX_OWNER_DIED))
+			continue;
+		if (v & FUTEX_WAITERS)
+			sys_call(SYS_futex, word, FUTEX_WAKE, 1);
+		return;
+	}
+}
+
+/* The kernel would do this later: the client may take the list's memory back as soon as it knows of the end. */
+static void abandon_all(void)
+{
+	u64 at = 0, len = 0, next;
+	struct robust head;
+
+	if (sys_call(SYS_get_robust_list, 0, &at, &len) || !at || copy_in(&head, at, sizeof(head)))
+		return;
+	for (int n = 0; head.next != at && n < ROBUST_MAX; n++) {
+		if (copy_in(&next, head.next & ~1ull, sizeof(next)))
+			break;
+		if (head.next != head.pending)
+			abandon(head.next, head.offset);
+		head.next = next;
+	}
+	abandon(head.pending, head.offset);
+}
+
 /* What the kernel does at the end of a task that has no more use for its memory. */
 static void tell_end(u64 clear_tid)
 {
-	struct {
-		void *next;
-		long offset;
-		void *pending;
-	} head = { .next = &head };
+	struct robust head = { .next = (u64)&head };
 	u32 zero = 0;
 
-	/* the client may take the list's memory back as soon as it knows */
+	abandon_all();
+
 	sys_call(SYS_set_robust_list, &head, sizeof(head));
 	if (clear_tid && !copy_out(clear_tid, &zero, sizeof(zero)))
 		sys_call(SYS_futex, clear_tid, FUTEX_WAKE, 1);

@@ -330,6 +330,26 @@ static void *short_thread(void *arg)
 	return (void *)(intptr_t)local;
 }
 
+static void *abandons(void *mutex)
+{
+	pthread_mutex_lock(mutex);
+	return NULL;
+}
+
+static void robust(void)
+{
+	pthread_mutexattr_t a;
+	pthread_mutex_t m;
+	pthread_t t;
+
+	pthread_mutexattr_init(&a);
+	pthread_mutexattr_setrobust(&a, PTHREAD_MUTEX_ROBUST);
+	pthread_mutex_init(&m, &a);
+	pthread_create(&t, NULL, abandons, &m);
+	pthread_join(t, NULL);
+	is(pthread_mutex_lock(&m), EOWNERDEAD, "a robust mutex tells that its owner has ended");
+}
+
 static void threads(void)
 {
 	pthread_t t[8];
@@ -433,6 +453,7 @@ int main(int argc, char **argv)
 	storm();
 	faults();
 	threads();
+	robust();
 	processes();
 	kernel();
 	return done_testing();
