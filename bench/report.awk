@@ -82,6 +82,11 @@ function ratio_lines(   s, port) {
 	if (s)
 		printf "KVM_RUN and back with KVM_EXIT_IO: in %.0f ns, out %.0f ns, with vector state %.0f ns\n", 1e9 * s,
 			1e9 * median("casement", "exit-out"), 1e9 * median("casement", "exit-vector")
+	s = median("casement", "l2-cpuid")
+	if (s)
+		printf "CPUID of L2, to L1 and back: %.2f us with a minimal L1, %s us with Linux's KVM; integer speed of L2: %.2f of L1's\n",
+			1e6 * s, show(1e6 * median("casement", "l2-cpuid-kvm"), "%.1f"),
+			ratio(median("casement", "l1-int"), median("casement", "l2-int"))
 	s = at["smp-2threads"]
 	if (s && C[s] && N[s])
 		printf "speed-up by a second processor: native %.2f, tcg %s, casement %.2f\n", ratio(N[at["smp-1thread"]], N[s]),

