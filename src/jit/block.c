@@ -227,7 +227,8 @@ static void keep_block(struct work *w, struct block *b)
 	j->stats.host_bytes += w->e.n;
 	b->inline_mask = 0;
 	for (unsigned int k = 0; k < w->n; k++)
-		if (insn_is_inline(&w->d[k], &w->t->rec[k]) || has_template(&w->t->rec[k]))
+		if (insn_is_repeated(w, &w->t->rec[k]) || has_template(&w->t->rec[k]) ||
+		    insn_rows[w->t->rec[k].id].traits & T_NOP)
 			b->inline_mask |= 1u << k;
 	if (j->lockstep)
 		rcache_set_code(w->v, w->t, native_step_end(w->v), j->x.rx + b->saved);

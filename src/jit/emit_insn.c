@@ -76,11 +76,16 @@ bool insn_is_inline(const struct decode *d, const struct insn *r)
 	return copyable(d, r) || is_stack_template(r) || (insn_rows[r->id].traits & T_NOP);
 }
 
+bool insn_is_repeated(const struct work *w, const struct insn *r)
+{
+	return !w->j->lockstep || (!r->op && !(insn_rows[r->id].traits & T_RANDOM));
+}
+
 void put_callout(struct work *w)
 {
 	flags_to_saved(w);
 	emit_mov_imm(&w->e, R_I, work_site(w, 0, 0));
-	put_call(w, w->j->lockstep ? w->j->stop : w->j->op);
+	put_call(w, insn_is_repeated(w, work_rec(w)) ? w->j->op : w->j->stop);
 	w->j->site[w->site].done = w->j->used + w->e.n;
 	w->candidate = -1;
 	w->fp_ok = 0; /* C may have put vector state away */
@@ -165,7 +170,7 @@ void put_insn(struct work *w)
 		return;
 	if (!copyable(work_decode(w), r) || is_lea(work_decode(w)))
 		w->group_in_t = NO_GROUP;
-	if (!copyable(work_decode(w), r))
+	if (!copyable(work_decode(w), r) || (w->j->lockstep && insn_rows[r->id].traits & T_RANDOM))
 		put_callout(w);
 	else if (is_lea(work_decode(w)))
 		put_lea_insn(w);

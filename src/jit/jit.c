@@ -105,6 +105,8 @@ static void destroy(struct vcpu *v)
 	if (!v->jit)
 		return;
 	tell_stats(v);
+	if (v->jit->lockstep)
+		lockstep_tell(v);
 	xmem_destroy(&v->jit->x);
 	verify_free(v->jit->verify);
 	munmap(v->jit, sizeof(*v->jit));

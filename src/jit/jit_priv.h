@@ -310,6 +310,8 @@ void cold_from(struct cold *c, unsigned int jump);
 void put_exit(struct work *w, int cc, u32 off);
 /* Copied, or a push or pop: nothing of it is done in C unless its operand is missing. */
 bool insn_is_inline(const struct decode *d, const struct insn *r);
+/* Lockstep runs instructions twice: those that C executes whole only if they change nothing but what it puts back. */
+bool insn_is_repeated(const struct work *w, const struct insn *r);
 bool is_stack_template(const struct insn *r);
 /* Can the instruction leave the block or call C? */
 bool insn_has_site(const struct decode *d, const struct insn *r);
@@ -360,6 +362,8 @@ void link_in(struct vcpu *v, u32 n);
 
 int lockstep_run(struct vcpu *v, const struct insn *first);
 size_t lockstep_size(void);
+/* How much was compared, on standard error. */
+void lockstep_tell(const struct vcpu *v);
 
 /* ---- recover.c: called from code -------------------------------------------------------------------- */
 

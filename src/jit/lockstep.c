@@ -43,6 +43,7 @@ struct lockstep {
 	struct piece log[LOG_MAX];
 	unsigned int nlog;
 	u64 compared, skipped;
+	u64 insns, insns_compared;
 };
 
 static void save(struct vcpu *v, struct state *s)
@@ -174,6 +175,7 @@ static int run_interp(struct vcpu *v, struct lockstep *l, struct trace *t, const
 		if (res == OP_NEXT && (v->request & ~l->before.request))
 			res = OP_END;
 	}
+	l->insns = k;
 	v->cur = &t->rec[res == OP_NEXT ? k : k - 1];
 	stands_at(v, v->cur, res);
 	return res;
@@ -272,8 +274,17 @@ int lockstep_run(struct vcpu *v, const struct insn *first)
 		differ(v, l, t, want, got);
 		return OP_STOP;
 	}
+	l->insns_compared += l->insns;
 	keep_memory(l);
 	return got;
+}
+
+void lockstep_tell(const struct vcpu *v)
+{
+	const struct lockstep *l = v->jit->lockstep;
+
+	dprintf(2, "lockstep: vCPU %u: %lu instructions in %lu pieces compared, %lu pieces not\n", v->index,
+		(unsigned long)l->insns_compared, (unsigned long)l->compared, (unsigned long)l->skipped);
 }
 
 size_t lockstep_size(void)

@@ -62,7 +62,7 @@ static const u8 *address(const struct verify *y, s64 to)
 /* Code that all blocks share is known to struct jit by where it is entered. */
 static bool is_glue(const struct jit *j, const u8 *to)
 {
-	for (const u8 *const *p = &j->enter; p <= &j->out; p++)
+	for (const u8 *const *p = &j->enter; p <= &j->resume_first; p++)
 		if (*p == to)
 			return true;
 	return false;

@@ -13,6 +13,7 @@ struct gen {
 	uint64_t s;
 	unsigned int depth;	/* of inner loops and skips: no further ones */
 	bool in_loop;		/* RCX counts */
+	bool in_sub;		/* the stack must stay as it is */
 	bool tame;		/* hardly anything faults: it runs long */
 	unsigned int imm_at[64], nimm;	/* immediates that may be overwritten */
 	unsigned int calls[64], ncalls;
@@ -366,6 +367,8 @@ static void gen_stack(struct gen *g)
 {
 	unsigned int r = below(g, 2) ? src(g) : dst(g);
 
+	if (g->in_sub)
+		return;
 	switch (below(g, 8)) {
 	case 0:
 		put(g, 0x68);
@@ -666,6 +669,7 @@ static void gen_top(struct gen *g)
 /* Behind each subroutine's end a page may end, too. */
 static void gen_subroutines(struct gen *g)
 {
+	g->in_sub = true;
 	for (unsigned int k = 0; k < g->ncalls; k++) {
 		unsigned int calls = g->ncalls;
 
