@@ -31,7 +31,20 @@ static void barrier(int n)
 #define ROUNDS 3000
 #define CYCLES 1500000000ul	/* for each kind: a barrier is slow where processors wait for a host core */
 static volatile bool enough;
+static u64 began;
 static int rounds_sb;
+/* All processors agree before round i whether there is time for it. */
+static bool time_for(int cpu, int i)
+{
+	if (cpu == 0) {
+		if (i == 0)
+			began = rdtsc();
+		enough = i && rdtsc() - began > CYCLES;
+	}
+	barrier(CPUS);
+	return !enough;
+}
+
 static volatile int x __attribute__((aligned(64))), y __attribute__((aligned(64)));
 static volatile int r[4] __attribute__((aligned(64)));
 static int forbidden_sb, forbidden_mp, forbidden_iriw, seen_sb;
@@ -86,16 +99,12 @@ static void readers_writers(int cpu)
 static void litmus(int cpu)
 {
 	for (int kind = 0; kind < 4; kind++) {
-		u64 start = rdtsc();
-
 		for (int i = 0; i < ROUNDS; i++) {
 			if (cpu == 0) {
 				x = y = 0;
-				enough = i && rdtsc() - start > CYCLES;
 				r[0] = r[1] = r[2] = r[3] = -1;
 			}
-			barrier(CPUS);
-			if (enough)
+			if (!time_for(cpu, i))
 				break;
 			if (kind < 2)
 				store_buffering(cpu, kind == 0);
@@ -169,7 +178,7 @@ static void cross_modify(int cpu)
 		code_page[5] = 0xc3;
 	}
 	barrier(CPUS);
-	for (int i = 1; i <= CHANGES; i++) {
+	for (int i = 1; i <= CHANGES && time_for(cpu, i - 1); i++) {
 		if (cpu == 0) {
 			*(volatile u32 *)(code_page + 1) = (u32)i;
 			version = i;
@@ -242,7 +251,7 @@ static void shootdown(int cpu)
 	}
 	barrier(CPUS);
 	__asm__ volatile("sti");
-	for (int i = 1; i <= 200; i++) {
+	for (int i = 1; i <= 200 && time_for(cpu, i - 1); i++) {
 		if (cpu == 0) {
 			int before[CPUS];
 
@@ -256,8 +265,11 @@ static void shootdown(int cpu)
 					cpu_pause();
 			phase = i;
 		} else {
-			while (phase < i)
+			for (int n = 1; phase < i; n++) {
 				(void)*window;
+				if (n % 256 == 0)
+					cpu_pause();
+			}
 			if (*window != 100u + (u32)(i & 1))
 				stale++;
 		}
