@@ -155,6 +155,7 @@ static void glue_warm(struct emit *e)
 	hot = emit_jcc(e, CC_E);
 	emit_jmp_mem(e, R_REC, OFF_TRACE(first));
 	emit_land(e, hot);
+	glue_spill(e, true);
 	glue_save(e);
 	emit_alu_imm(e, true, 5, GPR_RSP, 8);
 	emit_call(e, (const void *)rcache_warm);

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "cpu/fpu.h"
 
 const u8 jit_host[16] = {
 	GPR_RAX, GPR_RCX, GPR_RDX, GPR_RBX, R_SP, GPR_RBP, GPR_RSI, GPR_RDI,
@@ -162,6 +163,44 @@ static void leave_with_result(struct emit *e)
 	emit1(e, 0xc3);
 }
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define NO_SANITIZE __attribute__((no_sanitize("address", "thread", "undefined")))
+
+NO_SANITIZE static void vectors_away(struct vcpu *v)
+{
+	v->jit->was_live = v->fp_live;
+	cpu_fp_spill(v);
+}
+
+NO_SANITIZE static void vectors_back(struct vcpu *v)
+{
+	if (v->jit->was_live)
+		cpu_fp_load(v);
+}
+
+/* Sanitizers' run-time libraries use vector registers. */
+static void call_c(struct emit *e, const void *fn)
+{
+	emit1(e, 0x57); /* push rdi; push rsi */
+	emit1(e, 0x56);
+	emit_call(e, (const void *)vectors_away);
+	emit1(e, 0x5e);
+	emit1(e, 0x5f);
+	emit_call(e, fn);
+	emit1(e, 0x50); /* push rax; push rdx */
+	emit1(e, 0x52);
+	put_gs_base(e, GPR_RDI);
+	emit_call(e, (const void *)vectors_back);
+	emit1(e, 0x5a);
+	emit1(e, 0x58);
+}
+#else
+static void call_c(struct emit *e, const void *fn)
+{
+	emit_call(e, fn);
+}
+#endif
+
 /* Called with the site in I: fn(v, site). The stack is 8 off alignment. */
 static void call_site(struct emit *e, const void *fn)
 {
@@ -172,7 +211,7 @@ static void call_site(struct emit *e, const void *fn)
 	put_gs_base(e, GPR_RDI);
 	emit_ref(e, false, 0x8b, GPR_RSI, &m);
 	emit_alu_imm(e, true, 5, GPR_RSP, 8);
-	emit_call(e, fn);
+	call_c(e, fn);
 	emit_alu_imm(e, true, 0, GPR_RSP, 8);
 }
 
@@ -359,7 +398,7 @@ static void glue_jump(struct emit *e)
 	put_store(e, R_T, OFF(rip));
 	save_guest(e);
 	put_gs_base(e, GPR_RDI);
-	emit_call(e, (const void *)jit_find);
+	call_c(e, (const void *)jit_find);
 	emit_rr(e, true, 0x85, GPR_RAX, GPR_RAX);
 	out[1] = emit_jcc(e, CC_E);
 	go_to_entry(e, GPR_RAX);
@@ -398,7 +437,7 @@ static void glue_fault(struct emit *e)
 	put_mov(e, GPR_RAX, R_T);
 	save_guest(e);
 	put_gs_base(e, GPR_RDI);
-	emit_call(e, (const void *)jit_failed);
+	call_c(e, (const void *)jit_failed);
 	leave_with_result(e);
 }
 

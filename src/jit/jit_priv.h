@@ -226,6 +226,7 @@ struct jit {
 	struct xmem x;
 	u32 force;
 	u32 limit;	/* of @used */
+	u8 was_live;	/* sanitized builds: vector state was, before C was called */
 	bool kicked;	/* FORCE_KICK: not twice at one instruction */
 	u32 used;
 	u32 glue_end;
