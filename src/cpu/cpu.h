@@ -348,6 +348,7 @@ struct vcpu {
 	u64 fs_base_copy, gs_base_copy; /* of seg[], for emitted code; kept by seg code */
 	u64 scratch[8];	/* for emitted code */
 	u64 jit_tmp[4];	/* likewise, for translated code */
+	struct tlb_slots slots;
 	u64 jit_host[GROUPS];	/* host addresses that translated code has checked */
 	u32 jit_result;	/* enum op_result that it leaves with */
 	u64 icount;	/* instructions retired before the running trace */

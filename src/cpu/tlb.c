@@ -35,6 +35,9 @@ int mmu_vcpu_init(struct vcpu *v)
 		v->tlb_gen[n] = 1;
 		v->tlbs[n] = v->tlb_all[n];
 	}
+	v->slots.used = 1;
+	tlb_drop_slots(v);
+	v->slots.misses = SLOT_MISSES;
 	mmu_context(v, false);
 	v->dtlb = &v->l1[VIEW_SUPER_AC];
 	return 0;
@@ -134,12 +137,14 @@ static u64 fetch_hash(gva_t la) { return (la >> PAGE_SHIFT ^ la >> 26 ^ la >> 40
  * Put a page into the read or write array, or take it out. An access of the other kind only takes an empty
  * place: its own page may be waiting there.
  */
-static void l1_put(struct tlb_l1 *l, unsigned int which, gva_t la, const struct tlb_entry *new, u64 gpa,
+static void l1_put(struct vcpu *v, struct tlb_l1 *l, unsigned int which, gva_t la, const struct tlb_entry *new, u64 gpa,
 		   bool wanted)
 {
 	unsigned int i = l1_index(la);
 	struct tlb_entry *e = (which ? l->w : l->r) + i;
 
+	if (e->tag == la && (new->tag != la || new->host != e->host))
+		tlb_drop_slots(v);
 	if (new->tag == TLB_NEVER) {
 		if (e->tag == la)
 			l1_drop(e);
@@ -175,8 +180,8 @@ void tlb_fill(struct vcpu *v, gva_t la, const struct xlat *x, u32 acc)
 		gpa |= TLB_UC;
 		v->tlb_uc = 1;
 	}
-	l1_put(&v->l1[view], 0, la, &r, gpa, !(acc & ACC_W) || (acc & ACC_R));
-	l1_put(&v->l1[view], 1, la, &w, gpa, acc & ACC_W);
+	l1_put(v, &v->l1[view], 0, la, &r, gpa, !(acc & ACC_W) || (acc & ACC_R));
+	l1_put(v, &v->l1[view], 1, la, &w, gpa, acc & ACC_W);
 	if (r.tag == la)
 		mid_fill(v, &v->l1[view], la, x, gpa, write);
 	v->tlb->views_used |= 1u << view;
@@ -233,6 +238,7 @@ void *tlb_beside_code(struct vcpu *v, gva_t la, unsigned int size)
 
 void tlb_drop_write(struct vcpu *v, gpa_t page)
 {
+	tlb_drop_slots(v);
 	drop_write(v->tlbs[0], page);
 	drop_write(v->tlbs[1], page);
 }
@@ -524,6 +530,7 @@ void mmu_flush_all_pcids(struct vcpu *v)
 static void drop_small(struct vcpu *v, gva_t la)
 {
 	drop_set(v, la);
+	tlb_drop_slots(v);
 	for (u32 views = v->tlb->views_used; views; views &= views - 1) {
 		struct tlb_l1 *l = &v->l1[__builtin_ctz(views)];
 

@@ -181,6 +181,7 @@ void tlb_note_fetch(struct vcpu *v, gva_t la, const struct xlat *x);
 void mid_fill(struct vcpu *v, struct tlb_l1 *l, gva_t la, const struct xlat *x, u64 gpa, bool may_write);
 /* Drop all entries of the level that v->tlb belongs to. */
 void mid_clear(struct vcpu *v);
+void tlb_drop_slots(struct vcpu *v);
 void mid_drop_page(struct tlb_l1 *l, gva_t la);
 void mid_drop_write(struct tlb *t, struct tlb_l1 *l, gpa_t page);
 

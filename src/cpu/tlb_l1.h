@@ -64,6 +64,22 @@ struct tlb_l1 {
 	struct tlb_mid large[TLB_LARGES];
 };
 _Static_assert(TLB_ENTRIES / TLB_CHUNK == 32, "a word has a bit for each chunk");
+/*
+ * Pages that accesses of hot loops use. Translated code compares with one of these instead of indexing an array, so
+ * that the address does not wait for the check. Root operation only; filled from the arrays.
+ */
+#define TLB_SLOTS 16u
+#define SLOT_MISSES 64
+struct tlb_slots {
+	struct tlb_slot {
+		u64 tag;
+		u64 delta;	/* host address minus linear address */
+	} page[VIEW_NONE][2][TLB_SLOTS]; /* by view, and whether it is for writes */
+	u32 used;	/* some tag is not TLB_NEVER */
+	s32 misses;	/* counts down to a look at who misses */
+	u64 looked_at;	/* TSC */
+};
+
 #define TLB_GLOBAL BIT(3)
 #define TLB_UC BIT(4)	/* not write-back: a locked access is a bus lock */
 #define TLB_WRITE BIT(5)

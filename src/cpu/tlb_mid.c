@@ -52,10 +52,22 @@ static void wipe(struct tlb_l1 *l)
 			l->large[n].tag = 0;
 }
 
+void tlb_drop_slots(struct vcpu *v)
+{
+	struct tlb_slot *s = &v->slots.page[0][0][0];
+
+	if (!v->slots.used)
+		return;
+	for (unsigned int n = 0; n < VIEW_NONE * 2 * TLB_SLOTS; n++)
+		*(volatile u64 *)&s[n].tag = TLB_NEVER;
+	v->slots.used = 0;
+}
+
 void mid_clear(struct vcpu *v)
 {
 	u64 *gen = &v->tlb_gen[level(v)];
 
+	tlb_drop_slots(v);
 	forget_writes(v->tlb);
 	if (likely(++*gen <= GEN_MAX))
 		return;

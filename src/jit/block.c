@@ -28,6 +28,8 @@ u32 work_site(struct work *w, unsigned int size, unsigned int acc)
 		s->ready = 0;
 		s->lo = 0;
 		s->leads = false;
+		s->slotted = SLOT_NONE;
+		s->suspect = 0;
 		s->in_group = work_in_group(w);
 	}
 	s = &j->site[w->site];
@@ -42,7 +44,7 @@ struct cold *work_cold(struct work *w, enum cold_kind kind, u32 site)
 {
 	struct cold *c = &w->cold[w->ncold < COLDS - 1 ? w->ncold++ : COLDS - 1];
 
-	*c = (struct cold){ .kind = (u8)kind, .site = site, .back = NO_WAY_BACK };
+	*c = (struct cold){ .kind = (u8)kind, .site = site, .back = NO_WAY_BACK, .slot = NO_SLOT };
 	return c;
 }
 
@@ -56,9 +58,10 @@ static void put_miss(struct work *w, const struct cold *c)
 {
 	unsigned int level = w->t->key & MODE_NONROOT ? 1 : 0;
 
-	put_call(w, w->j->miss[level][work_view(w)][c->write]);
+	put_call(w, c->slot == NO_SLOT ? w->j->miss[level][work_view(w)][c->write] :
+					 w->j->slot_miss[work_view(w)][c->write]);
 	emit1(&w->e, 0xa9);
-	emit4(&w->e, c->site);
+	emit4(&w->e, c->site | (u32)(c->slot == NO_SLOT ? 0 : c->slot) << SITE_BITS);
 	emit_jmp_back(&w->e, c->back);
 }
 
@@ -237,6 +240,20 @@ static void keep_block(struct work *w, struct block *b)
 	link_block(w->v, j->nblocks);
 }
 
+static bool has_loop(const struct work *w)
+{
+	unsigned int begin = w->t->rec[0].off;
+
+	for (unsigned int k = 0; k < w->n; k++) {
+		const struct insn *r = &w->t->rec[k];
+		u64 to = r->off + r->len + (u64)r->imm;
+
+		if ((r->op == op_jcc || r->op == op_jmp_rel) && to >= begin && to <= r->off)
+			return true;
+	}
+	return false;
+}
+
 /* Block numbers start at 1. */
 void jit_translate(struct vcpu *v, struct trace *t)
 {
@@ -261,6 +278,8 @@ void jit_translate(struct vcpu *v, struct trace *t)
 	if (!t->n || !decode_trace(w))
 		return;
 	group_accesses(w);
+	w->loop = has_loop(w);
+	w->nslots[0] = w->nslots[1] = 0;
 	if (make_block(w, b) && (!j->verify || verify_block(w, b)))
 		keep_block(w, b);
 	else

@@ -60,19 +60,22 @@ static void put_lock_check(struct work *w, unsigned int size, struct cold *c)
 	cold_from(c, emit_jcc(e, CC_NE));
 }
 
-static void put_probe(struct work *w, unsigned int size, bool write)
+static s32 probe_array(u32 key, unsigned int view, bool write)
 {
-	struct emit *e = &w->e;
-	struct cold *c = work_cold(w, COLD_MISS, w->site);
-	unsigned int view = work_view(w);
-	unsigned int level = w->t->key & MODE_NONROOT ? 1 : 0;
-	s32 array = OFF(l1_sets) + (s32)((level * VIEW_NUM + view) * sizeof(struct tlb_l1)) +
-		    (s32)(write ? offsetof(struct tlb_l1, w) : offsetof(struct tlb_l1, r));
-	struct mem_ref tag = { .base = R_I, .index = REF_NONE, .gs = true };
-	struct mem_ref host = tag;
+	unsigned int level = key & MODE_NONROOT ? 1 : 0;
 
-	tag.disp = array + (s32)offsetof(struct tlb_entry, tag);
-	host.disp = array + (s32)offsetof(struct tlb_entry, host);
+	return OFF(l1_sets) + (s32)((level * VIEW_NUM + view) * sizeof(struct tlb_l1)) +
+	       (s32)(write ? offsetof(struct tlb_l1, w) : offsetof(struct tlb_l1, r));
+}
+
+/* T = linear address becomes the host's; the jump is taken with T less the tag and I = index. @again: to try again */
+static unsigned int emit_probe(struct emit *e, s32 array, s32 most, u32 *again)
+{
+	struct mem_ref tag = { .base = R_I, .index = REF_NONE, .gs = true, .disp = array };
+	struct mem_ref host = tag;
+	unsigned int miss;
+
+	host.disp += (s32)offsetof(struct tlb_entry, host);
 	emit1(e, 0xc4); /* rorx I, T, 8 */
 	emit1(e, 0x43);
 	emit1(e, 0xfb);
@@ -80,13 +83,88 @@ static void put_probe(struct work *w, unsigned int size, bool write)
 	emit1(e, 0xc0 | (R_I & 7) << 3 | (R_T & 7));
 	emit1(e, PAGE_SHIFT - 4);
 	emit_alu_imm(e, false, 4, R_I, (TLB_ENTRIES - 1) << 4);
-	c->write = write;
-	c->back = e->n;
+	*again = e->n;
 	emit_ref(e, true, 0x2b, R_T, &tag);
-	emit_alu_imm(e, true, 7, R_T, (s32)(PAGE_SIZE - size));
-	cold_from(c, emit_jcc(e, CC_A));
+	emit_alu_imm(e, true, 7, R_T, most);
+	miss = emit_jcc(e, CC_A);
 	emit_ref(e, true, 0x03, R_T, &host);
-	w->j->site[w->site].ready = (u16)(w->j->used + e->n - w->j->site[w->site].host);
+	return miss;
+}
+
+/* Both probes are as long, so that one can take the other's place. */
+#define PROBE_BYTES 42
+#define SLOT_MOST 15	/* where the slot's probe has its limit */
+#define SLOT_JUMP 25	/* and the end of its jump */
+
+static unsigned int emit_slot_probe(struct emit *e, s32 slot, s32 most)
+{
+	struct mem_ref tag = ref_gs(slot), delta = ref_gs(slot + (s32)offsetof(struct tlb_slot, delta));
+	unsigned int miss;
+
+	put_mov(e, R_I, R_T);
+	emit_ref(e, true, 0x2b, R_I, &tag);
+	emit_alu_imm(e, true, 7, R_I, most);
+	miss = emit_jcc(e, CC_A);
+	emit_ref(e, true, 0x03, R_T, &delta);
+	for (unsigned int n = 0; n < 2; n++)
+		emit4(e, 0x90666666); /* a NOP of four bytes */
+	return miss;
+}
+
+static bool wants_slot(const struct work *w, bool write)
+{
+	return w->loop && !(w->t->key & MODE_NONROOT) && work_view(w) < VIEW_NONE && w->nslots[write] < TLB_SLOTS &&
+	       !w->t->apart && work_rec(w)->op == NULL;
+}
+
+static void put_probe(struct work *w, unsigned int size, bool write)
+{
+	struct emit *e = &w->e;
+	struct cold *c = work_cold(w, COLD_MISS, w->site);
+	struct site *s = &w->j->site[w->site];
+	unsigned int view = work_view(w), at;
+	s32 most = (s32)(PAGE_SIZE - size);
+
+	c->write = write;
+	if (wants_slot(w, write)) {
+		c->slot = (u8)((w->nslots[write]++ + (w->t->gpa >> 4)) % TLB_SLOTS);
+		c->back = e->n;
+		s->slotted = write ? SLOT_WRITE : SLOT_READ;
+		at = (view * 2 + write) * TLB_SLOTS + c->slot;
+		cold_from(c, emit_slot_probe(e, OFF(slots.page[0][0][0]) + (s32)(at * sizeof(struct tlb_slot)), most));
+	} else {
+		cold_from(c, emit_probe(e, probe_array(w->t->key, view, write), most, &c->back));
+	}
+	s->ready = (u16)(w->j->used + e->n - s->host);
+}
+
+static u32 get4(const u8 *p)
+{
+	return (u32)p[0] | (u32)p[1] << 8 | (u32)p[2] << 16 | (u32)p[3] << 24;
+}
+
+void unslot(struct vcpu *v, struct site *s)
+{
+	struct jit *j = v->jit;
+	const struct insn *r = (const struct insn *)(v->rc->arena + (size_t)s->rec * 8);
+	u32 key = trace_of(r - r->seq)->key, at = s->host + s->ready - PROBE_BYTES, again, cold;
+	unsigned int view = (key & MODE_VIEW) >> MODE_VIEW_SHIFT, miss;
+	bool write = s->slotted == SLOT_WRITE;
+	u8 *code = j->x.rw + at;
+	struct emit e = { .max = PROBE_BYTES + 1, .buf = code };
+
+	cold = SLOT_JUMP + get4(code + SLOT_JUMP - 4);
+	miss = emit_probe(&e, probe_array(key, view, write), (s32)get4(code + SLOT_MOST), &again);
+	e.n = miss - 4;
+	emit4(&e, cold - miss);
+	e = (struct emit){ .max = 15, .buf = code + cold };
+	emit1(&e, 0xe8);
+	emit4(&e, (u32)(j->miss[0][view][write] - (j->x.rx + at + cold + 5)));
+	e.n = 11; /* behind TEST EAX and the jump's opcode */
+	e.max = 16;
+	emit4(&e, again - (cold + 15));
+	s->slotted = SLOT_NONE;
+	j->stats.unslotted++;
 }
 _Static_assert(sizeof(struct tlb_entry) == 16, "the probe rotates by 8");
 _Static_assert(R_I == GPR_R15 && R_T == GPR_R11, "rorx is spelled out");

@@ -491,6 +491,12 @@ static void make_misses(struct jit *j)
 		glue_miss(&e, level, view, n & 1, j->slow);
 		j->miss[level][view][n & 1] = add(j, &e);
 	}
+	for (unsigned int n = 0; n < VIEW_NONE * 2; n++) {
+		struct emit e = { .max = sizeof(bytes), .buf = bytes };
+
+		glue_slot_miss(&e, n / 2, n & 1, j->slow);
+		j->slot_miss[n / 2][n & 1] = add(j, &e);
+	}
 }
 
 void glue_make(struct vcpu *v)

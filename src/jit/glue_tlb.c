@@ -132,6 +132,7 @@ static void leave_for_c(struct emit *e, const u8 *slow)
 {
 	emit_load(e, R_I, GPR_RSP, 0);
 	emit_rm(e, false, 0x8b, R_I, R_I, 1);
+	emit_alu_imm(e, false, 4, R_I, (s32)BIT(SITE_BITS) - 1);
 	emit1(e, 0x49); /* mov r11, slow; jmp r11 */
 	emit1(e, 0xbb);
 	emit4(e, (u32)(u64)slow);
@@ -177,4 +178,67 @@ void glue_miss(struct emit *e, unsigned int level, unsigned int view, bool write
 	pop_scratch(e);
 	emit_land(e, crossing);
 	leave_for_c(e, slow);
+}
+
+/* RCX = distance of the slot; the scratch registers are on the stack, below the return address */
+static void put_slot(struct emit *e)
+{
+	emit_load(e, RCX, GPR_RSP, sizeof(u64) * ARRAY_SIZE(saved));
+	emit_rm(e, false, 0x8b, RCX, RCX, 1);
+	put_shift(e, false, SHIFT_RIGHT, RCX, SITE_BITS);
+	put_shift(e, false, SHIFT_LEFT, RCX, 4);
+}
+_Static_assert(sizeof(struct tlb_slot) == 1 << 4, "the distance is shifted by 4");
+
+/* The slot gets the array's entry at I, tag in RAX. */
+static void fill_slot(struct emit *e, s32 array, s32 slots)
+{
+	struct mem_ref host = in_view(R_I, array + (s32)offsetof(struct tlb_entry, host));
+	struct mem_ref tag = in_view(RCX, slots), used = ref_gs(OFF(slots.used));
+	struct mem_ref delta = in_view(RCX, slots + (s32)offsetof(struct tlb_slot, delta));
+
+	emit_ref(e, true, 0x89, RAX, &tag);
+	emit_ref(e, true, 0x8b, R_I, &host);
+	emit_rr(e, true, 0x2b, R_I, RAX);
+	emit_ref(e, true, 0x89, R_I, &delta);
+	emit_ref(e, false, 0xc7, 0, &used);
+	emit4(e, 1);
+}
+
+/*
+ * T = linear address; its page is not in the site's slot: fill that from the array, and the array as when a probe of it
+ * misses. Now and then C looks who comes here.
+ */
+void glue_slot_miss(struct emit *e, unsigned int view, bool write, const u8 *slow)
+{
+	s32 array = OFF(l1_sets) + (s32)(view * sizeof(struct tlb_l1)) +
+		    (s32)(write ? offsetof(struct tlb_l1, w) : offsetof(struct tlb_l1, r));
+	s32 slots = OFF(slots.page[0][0]) + (s32)((view * 2 + write) * sizeof(struct tlb_slot) * TLB_SLOTS);
+	struct mem_ref tag = in_view(R_I, array), misses = ref_gs(OFF(slots.misses)), mine = in_view(RCX, slots);
+	unsigned int elsewhere, crossing, look;
+
+	push_scratch(e);
+	put_slot(e);
+	put_mov(e, RAX, R_T);
+	emit_alu_imm(e, true, 4, RAX, -(s32)PAGE_SIZE);
+	emit_ref(e, true, 0x3b, RAX, &mine);
+	crossing = emit_jcc(e, CC_E);
+	emit_ref(e, false, 0xff, 1, &misses); /* dec */
+	look = emit_jcc(e, CC_E);
+	put_mov(e, R_I, R_T);
+	put_shift(e, true, SHIFT_RIGHT, R_I, PAGE_SHIFT - 4);
+	put_and(e, R_I, (TLB_ENTRIES - 1) << 4);
+	emit_ref(e, true, 0x3b, RAX, &tag);
+	elsewhere = emit_jcc(e, CC_NE);
+	fill_slot(e, array, slots);
+	pop_scratch(e);
+	emit1(e, 0xc3);
+	emit_land(e, crossing);
+	emit_land(e, look);
+	pop_scratch(e);
+	leave_for_c(e, slow);
+	emit_land(e, elsewhere);
+	pop_scratch(e);
+	emit_ref(e, true, 0x2b, R_T, &tag);
+	glue_miss(e, 0, view, write, slow);
 }

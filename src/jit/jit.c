@@ -94,10 +94,11 @@ static void tell_stats(const struct vcpu *v)
 	if (!getenv("CASEMENT_JIT_STATS"))
 		return;
 	dprintf(2, "translator: vCPU %u: %lu blocks, %lu instructions, %lu guest bytes, %lu host bytes, %lu flushes; "
-		"C for operands %lu, for instructions %lu; went on in the interpreter %lu, remade without groups %lu\n",
+		"C for operands %lu, for instructions %lu; went on in the interpreter %lu; remade without groups %lu, "
+		"off slots %lu\n",
 		v->index, (unsigned long)s->blocks, (unsigned long)s->insns, (unsigned long)s->guest_bytes,
 		(unsigned long)s->host_bytes, (unsigned long)s->flushes, (unsigned long)s->slow, (unsigned long)s->ops,
-		(unsigned long)s->resumed, (unsigned long)s->apart);
+		(unsigned long)s->resumed, (unsigned long)s->apart, (unsigned long)s->unslotted);
 }
 
 static void destroy(struct vcpu *v)

@@ -18,5 +18,6 @@
  */
 int jit_attach(struct vcpu *v);
 
-struct jit_stats { u64 blocks, insns, guest_bytes, host_bytes, links, flushes, slow, ops, compared, resumed, apart; };
+struct jit_stats { u64 blocks, insns, guest_bytes, host_bytes, links, flushes, slow, ops, compared, resumed, apart,
+	unslotted; };
 void jit_get_stats(const struct vcpu *v, struct jit_stats *s);

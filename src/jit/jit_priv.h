@@ -54,6 +54,8 @@ struct recipe {
 	u8 src;
 };
 
+enum slotted { SLOT_NONE, SLOT_READ, SLOT_WRITE };
+
 /**
  * struct site - an instruction where a block can be left or call C
  * @host, @done: where it begins and ends, offsets in the code
@@ -63,6 +65,8 @@ struct recipe {
  * @lo: where that begins, from the operand
  * @in_group: something behind it relies on a check; if this takes C, the interpreter goes on
  * @leads: it checks for others too
+ * @slotted: enum slotted: its check compares with one of vcpu.slots
+ * @suspect: how often it was found to miss among many misses
  * @flags: enum flag_place when it begins
  * @recipe: with FLAGS_RECIPE
  */
@@ -75,6 +79,8 @@ struct site {
 	s16 lo;
 	u8 acc;
 	bool in_group, leads;
+	u8 slotted;
+	u8 suspect;
 	u8 flags;
 	struct recipe recipe;
 };
@@ -132,11 +138,13 @@ struct cold {
 	u8 njumps;
 	bool save_flags;
 	bool write;
+	u8 slot;	/* NO_SLOT */
 	u32 jump[4];
 	u32 site;
 	u32 back;
 	u32 at;		/* where it begins */
 };
+#define NO_SLOT 0xff
 #define COLDS 128
 #define BLOCK_EXITS 80
 
@@ -181,6 +189,8 @@ struct plan {
  * @site: of the current instruction; NO_SITE
  * @start, @copied: of each instruction: where its code begins; where its copy stands, NOT_COPIED
  * @hot_end: where the paths behind the block begin
+ * @nslots: taken so far for reads and for writes
+ * @loop: a jump leads back into the block
  * @group_in_t: T holds the host address of this group's begin; NO_GROUP
  */
 struct work {
@@ -198,6 +208,8 @@ struct work {
 	u32 site0, exit0;
 	unsigned int ncold;
 	unsigned int nexits;
+	u8 nslots[2];
+	bool loop;
 	u8 group_in_t;
 	u8 ngroups;
 	struct group group[GROUPS];
@@ -231,9 +243,10 @@ struct jit {
 	u32 used;
 	u32 glue_end;
 	u32 nsites, nexits, nblocks;
-	const u8 *enter, *interp, *jump, *slow, *op, *fp, *stop, *fault, *out;
-	const u8 *exit_host, *exit_saved; /* T = target, an offset from the page; by where the flags are */
+	const u8 *enter, *interp, *jump, *slow, *op, *fp, *stop, *fault, *exit_host, *exit_saved,
+		*out; /* exit_*: T = target, an offset from the page; by where the flags are */
 	const u8 *resume, *resume_first; /* T = record that the interpreter goes on with */
+	const u8 *slot_miss[VIEW_NONE][2];
 	const u8 *miss[2][VIEW_NUM][2];	/* by level, view, and whether it is a write */
 	u32 fault_site;
 	struct insn there;	/* v->cur after an instruction that was run apart */
@@ -286,6 +299,7 @@ void put_shift(struct emit *e, bool wide, unsigned int ext, unsigned int reg, un
 enum { SHIFT_LEFT = 4, SHIFT_RIGHT = 5 };
 void glue_make(struct vcpu *v);
 /* glue_tlb.c: searched when a probe missed; slow: where a site goes that C must help */
+void glue_slot_miss(struct emit *e, unsigned int view, bool write, const u8 *slow);
 void glue_miss(struct emit *e, unsigned int level, unsigned int view, bool write, const u8 *slow);
 
 /* ---- flags.c ------------------------------------------------------------------------------------ */
@@ -343,6 +357,10 @@ void put_check(struct work *w, const struct mem_ref *m, unsigned int size, bool 
 struct mem_ref put_operand(struct work *w, struct mem_ref (*address)(struct work *w), unsigned int size, bool write);
 bool operand_is_checked(const struct work *w);
 void put_fp_check(struct work *w);
+/* TEST EAX behind the call of a search: the site's number, and above it that of its slot. */
+#define SITE_BITS 24
+/* The site's slot serves it badly: it indexes the array from now on. */
+void unslot(struct vcpu *v, struct site *s);
 
 /* ---- group.c -------------------------------------------------------------------------------------- */
 

@@ -195,6 +195,19 @@ static struct slow_result resume(struct vcpu *v, const struct site *s, const str
 	return (struct slow_result){ .next = (u64)(r->seq ? j->resume : j->resume_first), .ptr = (u64)r };
 }
 
+/* Many misses of slots in a short time: this site had the last of them. */
+#define SLOT_TICKS (SLOT_MISSES * 160ull)
+
+static void suspect(struct vcpu *v, struct site *s)
+{
+	u64 now = base_rdtsc();
+
+	if (now - v->slots.looked_at < SLOT_TICKS && s->slotted && ++s->suspect == 2)
+		unslot(v, s);
+	v->slots.looked_at = now;
+	v->slots.misses = SLOT_MISSES;
+}
+
 /*
  * Before this came to the run loop it would have looked around; here nothing has happened that it would find. A
  * fetch that faults is tried again there.
@@ -279,6 +292,8 @@ struct slow_result jit_slow(struct vcpu *v, u32 site)
 	int res;
 
 	v->jit->stats.slow++;
+	if (v->slots.misses <= 0)
+		suspect(v, &v->jit->site[site]);
 	if (!r->op || s->leads)
 		out.ptr = (u64)quick(v, s, r);
 	if (out.ptr)

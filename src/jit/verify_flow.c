@@ -102,6 +102,9 @@ static bool is_miss(const struct verify *y, const u8 *to)
 	const struct work *w = y->w;
 	unsigned int level = w->t->key & MODE_NONROOT ? 1 : 0;
 
+	if (work_view(w) < VIEW_NONE && !level &&
+	    (to == y->j->slot_miss[work_view(w)][0] || to == y->j->slot_miss[work_view(w)][1]))
+		return true;
 	return to == y->j->miss[level][work_view(w)][0] || to == y->j->miss[level][work_view(w)][1];
 }
 
@@ -114,10 +117,13 @@ static bool call_miss(struct verify *y, u32 at, const struct decode *d, struct v
 	if (at + d->len + 5 > y->n || next[0] != 0xa9)
 		return verify_fail(y, at, "searches the TLB without a site");
 	memcpy(&site, next + 1, 4);
+	site &= (u32)BIT(SITE_BITS) - 1;
 	if (!verify_site_at(y, at, s, site) || !verify_home(y, at, s, true))
 		return false;
 	call_slow(y, at, s, site);
 	s->reg[R_T] = (struct val){ .kind = VAL_JUNK };
+	if (s->reg[R_I].kind != VAL_MASKED)
+		s->reg[R_I] = (struct val){ .kind = VAL_JUNK };
 	s->host = false;
 	s->cmp = REF_NONE;
 	return true;
@@ -172,9 +178,10 @@ static bool call(struct verify *y, u32 at, const struct decode *d, struct vstate
 /* What is known when a conditional jump is not taken. */
 static void not_taken(const struct decode *d, struct vstate *s)
 {
-	struct val *t = &s->reg[R_T];
+	struct val *t = &s->reg[s->cmp == R_I ? R_I : R_T];
 
-	if (d->rec.id == INSN_JNBE && s->cmp == R_T && t->kind == VAL_OFFSET && s->cmp_imm <= PAGE_SIZE)
+	if (d->rec.id == INSN_JNBE && (s->cmp == R_T || s->cmp == R_I) && t->kind == VAL_OFFSET &&
+	    s->cmp_imm <= PAGE_SIZE)
 		*t = (struct val){ .kind = VAL_BOUNDED, .num = t->num, .size = (u16)(PAGE_SIZE - s->cmp_imm) };
 	if (d->rec.id == INSN_JNZ && s->cmp_type)
 		s->locks |= LOCK_TYPE;

@@ -38,6 +38,9 @@ static void junk(struct vstate *s, unsigned int r)
 	/* An offset from a tag is one as long as the index that found it stands. */
 	if (r == R_I && (reg(s, R_T)->kind == VAL_OFFSET || reg(s, R_T)->kind == VAL_BOUNDED))
 		reg(s, R_T)->kind = VAL_JUNK;
+	if (r == R_T && (reg(s, R_I)->kind == VAL_SAME || reg(s, R_I)->kind == VAL_OFFSET ||
+			 reg(s, R_I)->kind == VAL_BOUNDED))
+		reg(s, R_I)->kind = VAL_JUNK;
 }
 
 static bool is_copy(const struct verify *y, u32 at, const struct vstate *s)
@@ -192,7 +195,45 @@ static bool step_mov(const struct verify *y, const struct decode *d, struct vsta
 		val = (struct val){ .kind = VAL_NEW };
 	junk(s, to);
 	*reg(s, to) = val;
+	if (to == R_I && from == R_T)
+		*reg(s, R_I) = (struct val){ .kind = VAL_SAME };
 	return true;
+}
+
+/* The distance of slot 0 from a field of struct vcpu; whose view's it is, nobody else's may be used. */
+static bool slot_of(const struct verify *y, u32 off, bool *write)
+{
+	unsigned int view = work_view(y->w);
+	u32 n = (off - (u32)offsetof(struct vcpu, slots)) / (u32)sizeof(struct tlb_slot);
+
+	*write = n / TLB_SLOTS & 1;
+	return off >= offsetof(struct vcpu, slots) && n / TLB_SLOTS / 2 == view && view < VIEW_NONE &&
+	       (off - (u32)offsetof(struct vcpu, slots)) % sizeof(struct tlb_slot) == 0;
+}
+
+/* The steps of a probe of a slot, where the check is beside the address. */
+static bool step_slot(struct verify *y, const struct decode *d, struct vstate *s)
+{
+	const struct insn *r = &d->rec;
+	struct val i = *reg(s, R_I);
+	bool write;
+
+	if (!(r->flags & INSN_MEM) || !from_field(d, (size_t)r->disp) || r->osz != 8)
+		return false;
+	if (r->id == INSN_SUB && insn_reg(r) == R_I && d->mem_acc == MEM_R) {
+		junk(s, R_I);
+		if (i.kind == VAL_SAME && slot_of(y, (u32)r->disp, &write))
+			*reg(s, R_I) = (struct val){ .kind = VAL_OFFSET, .num = (u32)r->disp };
+		return true;
+	}
+	if (r->id == INSN_ADD && insn_reg(r) == R_T && d->mem_acc == MEM_R) {
+		junk(s, R_T);
+		if (i.kind == VAL_BOUNDED && slot_of(y, i.num, &write) &&
+		    (u32)r->disp == i.num + offsetof(struct tlb_slot, delta))
+			*reg(s, R_T) = (struct val){ .kind = VAL_PTR, .arg = write, .size = i.size };
+		return true;
+	}
+	return false;
 }
 
 static u32 probe_array(const struct verify *y, bool write, size_t field)
@@ -424,6 +465,6 @@ void verify_insn(struct verify *y, u32 at, const struct decode *d, struct vstate
 		verify_fail(y, at, "touches vector state without the guest's asking");
 	check_memory(y, at, d, s);
 	step_host_flags(y, at, d, s);
-	if (copy || !(is_mov(d) ? step_mov(y, d, s) : step_probe(y, d, s) || step_flags(s, d)))
+	if (copy || !(is_mov(d) ? step_mov(y, d, s) : step_probe(y, d, s) || step_slot(y, d, s) || step_flags(s, d)))
 		step_other(y, at, d, s);
 }
