@@ -155,13 +155,14 @@ static int fetch_page(struct vcpu *v, u64 lin, hva_t *host, gpa_t *page)
 static int fetch_tail(struct vcpu *v, struct build *b)
 {
 	unsigned int have = PAGE_SIZE - b->off;
+	unsigned int more = v->csz == 8 ? RCACHE_TRACE_MAX * 15 - have : 15;
 	hva_t host2;
 	int res = fetch_page(v, (b->lin | ~PAGE_MASK) + 1, &host2, &b->page2);
 
 	if (res)
 		return res;
-	res = copy_code(v, b->src + have, host2, 15, b->page2);
-	b->avail = have + 15 < b->limit ? have + 15 : b->limit;
+	res = copy_code(v, b->src + have, host2, more, b->page2);
+	b->avail = have + more < b->limit ? have + more : b->limit;
 	return res;
 }
 
@@ -244,7 +245,9 @@ static int decode_run(struct vcpu *v, struct build *b, struct trace *t)
 	unsigned int pos = 0;
 
 	t->n = 0;
-	while (t->n < RCACHE_TRACE_MAX && pos < b->avail && b->off + pos < PAGE_SIZE) {
+	/* Behind a first instruction in two pages 64-bit code goes on in the second. */
+	while (t->n < RCACHE_TRACE_MAX && pos < b->avail &&
+	       (b->off + pos < PAGE_SIZE || (v->csz == 8 && b->page2 != ~0ull))) {
 		struct insn *rec = &t->rec[t->n];
 		int err;
 

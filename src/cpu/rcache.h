@@ -23,7 +23,7 @@
 /**
  * struct trace - header of a decoded run; records and source bytes follow
  * @gpa: guest-physical address of the first byte
- * @gpa2: page of the last instruction's tail when it crosses into another page, else ~0
+ * @gpa2: second page when the first (or, before 64-bit code, the only) instruction crosses into it, else ~0
  * @verified: vcpu.verify at which @src was last compared with memory, or TRACE_STALE: written since
  * @lin: linear address under which the jump cache knows it
  * @aliased: there was another one

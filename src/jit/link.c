@@ -95,12 +95,15 @@ static void link_out(struct vcpu *v, u32 n)
 	}
 }
 
-/* Exits of other blocks to this new one, and of this one to others. */
+/*
+ * Exits of other blocks to this new one, and of this one to others. A block that lies in two pages is entered through
+ * the jump cache only, since the second page may be another one here; from it the first is as near as from any.
+ */
 void link_block(struct vcpu *v, u32 n)
 {
 	struct jit *j = v->jit;
 
-	if (j->block[n].t->gpa2 != ~0ull || j->lockstep || j->force & FORCE_APART)
+	if (j->lockstep || j->force & FORCE_APART)
 		return;
 	link_in(v, n);
 	link_out(v, n);
