@@ -85,6 +85,7 @@ void ioapic_rtc_restore(struct irqchip *c, struct lapic *l);
  */
 struct pit {
 	_Atomic u32 lock;
+	_Atomic u32 line;	/* held from an edge's begin to its end */
 	struct irqchip *c;
 	struct kvm_pit_channel_state ch[3];
 	u32 flags;

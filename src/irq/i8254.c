@@ -81,15 +81,20 @@ static void reset_reinject(struct pit *p)
 	p->acked = 1;
 }
 
-/* One edge on GSI 0, and NMIs where LVT0 asks for them: Linux's NMI watchdog. No lock held. */
+/*
+ * One edge on GSI 0, and NMIs where LVT0 asks for them: Linux's NMI watchdog. Caller does not hold the lock. A vCPU
+ * may acknowledge the edge before its end has been signalled; the next one must not begin until then, or it is none.
+ */
 static void tick(struct pit *p)
 {
 	struct lapic *l;
 
 	if (p->reinject && !atomic_exchange(&p->acked, 0))
 		return;
+	lock_take(&p->line);
 	irq_set_level(p->c->m, IRQ_SOURCE_PIT, 0, 1, false);
 	irq_set_level(p->c->m, IRQ_SOURCE_PIT, 0, 0, false);
+	lock_drop(&p->line);
 	if (!p->c->nmi_watchdogs)
 		return;
 	for_each_lapic(p->c, l) {
