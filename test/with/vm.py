@@ -176,9 +176,18 @@ class Vm:
                 return m
             left = end - time.monotonic()
             if left <= 0:
-                raise TimeoutError(f"no {pattern!r} within {limit} s; last: {self.text[-300:]!r} {self.stderr()[-300:]}")
+                raise TimeoutError(f"no {pattern!r} within {limit} s; last: {self.text[-300:]!r} {self.stderr()[-300:]}"
+                                   f"\n{self.where()}")
             if not self.read(min(left, 1)):
                 raise EOFError(f"QEMU ended before {pattern!r}: {self.text[-300:]!r} {self.stderr()[-300:]}")
+
+    def where(self):
+        """What the machine is at, for somebody who must find out why nothing comes."""
+        try:
+            spent = f"{self.cpu_seconds():.1f} s of processor time"
+            return f"{spent}, {self.qmp.cmd('query-status')}\n{self.qmp.hmp('info registers')[:700]}"
+        except Exception as e:
+            return f"no more is known: {e}"
 
     def say(self, line):
         self.proc.stdin.write((line + "\n").encode())
