@@ -22,6 +22,7 @@ while :; do dd if=/dev/zero bs=64k count=8 2>/dev/null | sha256sum | grep -q ^%s
 cat >/tmp/state <<'END'
 echo "state $(sed -n 's/^MemTotal: *\\([0-9]*\\).*/\\1/p' /proc/meminfo) $(grep -c ^processor /proc/cpuinfo) $(ls /sys/block | grep -c vd)"
 END
+cpu1=/sys/devices/system/cpu/cpu1/online
 echo ready
 while read -r line; do eval "$line"; done
 """
@@ -34,12 +35,14 @@ def state(v, limit=60):
     return int(m[1]) >> 10, int(m[2]), int(m[3])
 
 
-def until(v, what, limit=90):
+def until(v, what, limit=90, do=None):
     end = time.monotonic() + limit
     while not what(now := state(v)):
         if time.monotonic() > end:
             raise TimeoutError(f"still {now}")
         time.sleep(0.3)
+        if do:
+            v.say(do)
     return now
 
 
@@ -62,10 +65,10 @@ def plug(rounds, engine):
                 v.qmp.cmd("device_add", driver="qemu64-x86_64-cpu", id=f"cpu{n}", socket_id=0, core_id=1, thread_id=0)
                 v.qmp.cmd("device_add", driver="virtio-blk-pci", id=f"blk{n}", drive="disk", bus="rp0")
                 until(v, lambda s: s[0] >= began[0] + 120)
-                v.say("echo 1 >/sys/devices/system/cpu/cpu1/online 2>/dev/null; "
-                      "for m in $(cat /modules/virtio_pci.order /modules/virtio_blk.order); do "
+                v.say("for m in $(cat /modules/virtio_pci.order /modules/virtio_blk.order); do "
                       "insmod /modules/$m.ko 2>/dev/null; done")
-                most = until(v, lambda s: s[1] == 2 and s[2] == 1)
+                most = until(v, lambda s: s[1] == 2 and s[2] == 1,
+                             do="[ ! -f $cpu1 ] || echo 1 >$cpu1")
                 v.say("dd if=/dev/zero of=/dev/vda bs=64k count=64 oflag=direct 2>/dev/null")
                 for d in f"cpu{n}", f"dimm{n}", f"blk{n}":
                     v.qmp.cmd("device_del", id=d)
