@@ -250,7 +250,7 @@ void t_vm_irqfd(void)
 	is(irqfd(vm, fd, 5, 0, 0), 0, "assign");
 	is_errno(irqfd(vm, fd, 6, 0, 0), EBUSY, "one eventfd, two lines");
 	need(write(fd, &one, 8), "write");
-	for (int i = 0; i < 200 && !(c.chip.pic.irr >> 5 & 1); i++) {
+	for (int i = 0; i < 20000 && !(c.chip.pic.irr >> 5 & 1); i++) {
 		usleep(1000);
 		call(vm, KVM_GET_IRQCHIP, &c);
 	}

@@ -17,6 +17,7 @@ BUILD = os.environ.get("CASEMENT_BUILD", "build")
 CASEMENT = os.path.join(BUILD, "casement")
 KERNEL = os.path.join(BUILD, "guest", "vmlinuz")
 INITRD = os.path.join(BUILD, "guest", "initrd.img")
+PATIENCE = 4  # limits are written for a quiet machine
 
 
 class Tap:
@@ -167,6 +168,7 @@ class Vm:
         return True
 
     def expect(self, pattern, limit=60):
+        limit *= PATIENCE
         end = time.monotonic() + limit
         start = getattr(self, "_seen", 0)
         while True:
@@ -194,6 +196,7 @@ class Vm:
 
     def wait(self, limit=60):
         """Exit status once QEMU ends by itself; the console is read to its end."""
+        limit *= PATIENCE
         end = time.monotonic() + limit
         while time.monotonic() < end:
             if not self.read(0.5):
