@@ -81,11 +81,17 @@ bool insn_is_repeated(const struct work *w, const struct insn *r)
 	return !w->j->lockstep || (!r->op && !(insn_rows[r->id].traits & T_RANDOM));
 }
 
+static bool plain_next(const struct work *w)
+{
+	return work_rec(w)->op == op_sti && w->k + 1 < w->n && !insn_has_site(&w->d[w->k + 1], &w->t->rec[w->k + 1]);
+}
+
 void put_callout(struct work *w)
 {
 	flags_to_saved(w);
 	emit_mov_imm(&w->e, R_I, work_site(w, 0, 0));
 	put_call(w, insn_is_repeated(w, work_rec(w)) ? w->j->op : w->j->stop);
+	w->j->site[w->site].plain_next = plain_next(w);
 	w->j->site[w->site].done = w->j->used + w->e.n;
 	w->candidate = -1;
 	w->fp_ok = 0; /* C may have put vector state away */

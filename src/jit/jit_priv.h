@@ -67,6 +67,7 @@ enum slotted { SLOT_NONE, SLOT_READ, SLOT_WRITE };
  * @leads: it checks for others too
  * @slotted: enum slotted: its check compares with one of vcpu.slots
  * @suspect: how often it was found to miss among many misses
+ * @plain_next: what follows touches registers at most: nobody can see where in the shadow of STI it ran
  * @flags: enum flag_place when it begins
  * @recipe: with FLAGS_RECIPE
  */
@@ -78,7 +79,7 @@ struct site {
 	u16 size;
 	s16 lo;
 	u8 acc;
-	bool in_group, leads;
+	bool in_group, leads, plain_next;
 	u8 slotted;
 	u8 suspect;
 	u8 flags;

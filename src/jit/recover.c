@@ -257,7 +257,7 @@ static const struct jentry *go_on(struct vcpu *v, const struct insn *r, int res,
 	bool opened = (v->rflags & FLAG_IF) & ~was_if;
 
 	leave(v, r, res);
-	if (!undisturbed(v) || (opened && event_waits(v)))
+	if (v->jit->lockstep || !undisturbed(v) || (opened && event_waits(v)))
 		return NULL;
 	if (res == OP_END)
 		v->rip = cpu_next_rip(v, r);
@@ -321,6 +321,21 @@ struct slow_result jit_slow(struct vcpu *v, u32 site)
 	return out;
 }
 
+/*
+ * STI, and nothing waits: an interrupt from now on may as well have come one instruction later. The shadow is over
+ * when that one, which cannot fault or stop, has run.
+ */
+static bool shadow_passes(struct vcpu *v)
+{
+	if (v->shadow != SHADOW_STI || !undisturbed(v) || event_waits(v))
+		return false;
+	v->shadow = 0;
+	if (!cpu_must_step(v))
+		return true;
+	v->shadow = SHADOW_STI;
+	return false;
+}
+
 /* A whole instruction in C. */
 struct op_answer jit_op(struct vcpu *v, u32 site)
 {
@@ -332,7 +347,7 @@ struct op_answer jit_op(struct vcpu *v, u32 site)
 
 	v->jit->stats.ops++;
 	res = whole(v, s, r);
-	if (res == OP_NEXT)
+	if (res == OP_NEXT || (res == OP_END && s->plain_next && shadow_passes(v)))
 		return out;
 	out.leaves = true;
 	if (res == OP_JUMP || res == OP_END)
