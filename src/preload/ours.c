@@ -18,13 +18,14 @@
 /* ---- what is ours ------------------------------------------------------------------------------------------- */
 
 static const struct param params[] = {
-#define PARAM(module, name, text) { "/sys/module/" module "/parameters/" name, text "\n" },
+#define PARAM(module, name, text) { "/sys/module/" module "/parameters/" name, text "\n", NULL },
+#define PARAM_OPT(module, name, option) { "/sys/module/" module "/parameters/" name, "Y\n", option },
 #include "spec/module_param.def"
 #undef PARAM
-	{ "/sys/module/kvm", NULL },
-	{ "/sys/module/kvm/parameters", NULL },
-	{ "/sys/module/kvm_intel", NULL },
-	{ "/sys/module/kvm_intel/parameters", NULL },
+	{ "/sys/module/kvm", NULL, NULL },
+	{ "/sys/module/kvm/parameters", NULL, NULL },
+	{ "/sys/module/kvm_intel", NULL, NULL },
+	{ "/sys/module/kvm_intel/parameters", NULL, NULL },
 };
 
 static bool is_dev(int dir)
@@ -53,8 +54,20 @@ enum path_kind path_known(int dir, const char *path, const struct param **param)
 	return PATH_OTHER;
 }
 
+static bool option_is_off(const char *option)
+{
+	struct guard_opts o;
+	char value[8];
+
+	if (!option || options_load())
+		return false;
+	options_copy(&o);
+	return guard_opts_get(&o, option, value, sizeof(value)) > 0 && !strcmp(value, "off");
+}
+
 static int open_param(const struct param *p, int flags)
 {
+	const char *text = option_is_off(p->option) ? "N\n" : p->text;
 	int fd;
 
 	if (!p->text)
@@ -63,7 +76,7 @@ static int open_param(const struct param *p, int flags)
 		return -EACCES;
 	fd = sys_memfd("kvm-parameter", flags & O_CLOEXEC ? MFD_CLOEXEC : 0);
 	if (fd >= 0) {
-		sys_write(fd, p->text, strlen(p->text));
+		sys_write(fd, text, strlen(text));
 		sys_call(SYS_lseek, fd, 0, SEEK_SET);
 	}
 	return fd;

@@ -46,10 +46,12 @@ enum path_kind { PATH_OTHER, PATH_DEVICE, PATH_PARAM };
 /**
  * struct param - a file of /sys/module/kvm* /parameters, or a directory on the way there
  * @text: what the file says; NULL for a directory
+ * @option: the engine's option that makes it "N" by being off, or NULL
  */
 struct param {
 	const char *path;
 	const char *text;
+	const char *option;
 };
 
 enum path_kind path_known(int dir, const char *path, const struct param **param);
