@@ -377,7 +377,8 @@ static bool run_traces(struct vcpu *v)
 		settle(v, res);
 		if (unlikely((v->rflags & FLAG_IF) & ~was_if))
 			atomic_fetch_or(&v->request, REQ_EVENT);
-	} while (likely(res <= OP_JUMP && !v->request && !cpu_must_step(v)));
+		/* Translated code may have run an instruction that stops, such as HLT behind STI, on its way. */
+	} while (likely(res <= OP_JUMP && !v->request && v->stop == CPU_RUN && !cpu_must_step(v)));
 	if (res == OP_EXC)
 		queue_exception(v);
 	else if (res == OP_STOP)
