@@ -129,16 +129,23 @@ static void trace_extent(const struct trace *t, gpa_t page, unsigned int *off, u
 	}
 }
 
-static void cover(struct vcpu *v, const struct trace *t, gpa_t page, bool remade)
+/* The page has t's bytes; what was written before does not tell about them. */
+static void page_take(struct code_page *p, const struct trace *t, gpa_t page)
 {
-	struct code_page *p = page_lookup(v->rc, page);
 	unsigned int off, len;
 
-	if (!p)
-		return;
 	trace_extent(t, page, &off, &len);
 	p->granules |= granule_mask(off, len);
 	p->writes = 0;
+}
+
+static void cover(struct vcpu *v, const struct trace *t, gpa_t page, bool remade)
+{
+	struct code_page *p = page_lookup(v->rc, page);
+
+	if (!p)
+		return;
+	page_take(p, t, page);
 	if (remade)
 		p->patience = PATIENCE_NEW;
 }
@@ -153,13 +160,10 @@ void page_cover(struct vcpu *v, const struct trace *t, bool remade)
 void page_add(struct rcache *rc, struct trace *t, gpa_t page)
 {
 	struct code_page *p = page_get(rc, page);
-	unsigned int off, len;
 
 	if (!p)
 		return;
-	trace_extent(t, page, &off, &len);
-	p->granules |= granule_mask(off, len);
-	p->writes = 0;
+	page_take(p, t, page);
 	*next_on_page(t, page) = p->traces;
 	p->traces = trace_ref(rc, t);
 }

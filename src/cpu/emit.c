@@ -165,6 +165,15 @@ void emit_call(struct emit *e, const void *fn)
 	emit1(e, 0xd0);
 }
 
+const u8 *emit_append(struct xmem *x, u32 *used, const struct emit *e, u32 align)
+{
+	u32 at = *used;
+
+	memcpy(x->rw + at, e->buf, e->n);
+	*used = (at + e->n + align - 1) & ~(align - 1);
+	return x->rx + at;
+}
+
 void emit_call_mem(struct emit *e, unsigned int base, s32 disp)
 {
 	emit_rm(e, false, 0xff, 2, base, disp);

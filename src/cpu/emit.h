@@ -4,6 +4,7 @@
  * numbers.
  */
 #pragma once
+#include "base/base.h"
 #include "cpu/insn.h"
 
 #define EMIT_MAX 512 /* a stub */
@@ -88,6 +89,8 @@ void emit_land(struct emit *e, unsigned int pos);
 void emit_jmp_back(struct emit *e, unsigned int target);
 /* mov rax, fn; call rax */
 void emit_call(struct emit *e, const void *fn);
+/* Put what was emitted behind what is in use of x, and the next one at a multiple of align. Return: where it runs. */
+const u8 *emit_append(struct xmem *x, u32 *used, const struct emit *e, u32 align);
 /* call [base + disp], jmp [base + disp] */
 void emit_call_mem(struct emit *e, unsigned int base, s32 disp);
 void emit_jmp_mem(struct emit *e, unsigned int base, s32 disp);

@@ -172,11 +172,7 @@ static void glue_end(struct emit *e)
 
 static const void *pool_add(struct native *n, const struct emit *e)
 {
-	u32 at = n->used;
-
-	memcpy(n->x.rw + at, e->buf, e->n);
-	n->used = (at + e->n + 15) & ~15u;
-	return n->x.rx + at;
+	return emit_append(&n->x, &n->used, e, 16);
 }
 
 static const void *add_glue(struct native *n, struct emit *e, void (*make)(struct emit *))

@@ -261,18 +261,24 @@ static void glue_resume_first(struct emit *e)
 	put_resume(e, (s32)offsetof(struct trace, first) - (s32)offsetof(struct trace, rec));
 }
 
-/* fn(v, site): 0 goes on. */
-static void glue_check(struct emit *e, const void *fn)
+/* Back to the block if RAX, or EAX, is 0; else what follows, and the block is not returned to. */
+static void put_return_if_zero(struct emit *e, bool wide)
 {
 	unsigned int leave;
 
-	call_site(e, fn);
-	emit_rr(e, false, 0x85, GPR_RAX, GPR_RAX);
+	emit_rr(e, wide, 0x85, GPR_RAX, GPR_RAX);
 	leave = emit_jcc(e, CC_NE);
 	load_guest(e);
 	emit1(e, 0xc3);
 	emit_land(e, leave);
-	emit_alu_imm(e, true, 0, GPR_RSP, 8); /* the block is not returned to */
+	emit_alu_imm(e, true, 0, GPR_RSP, 8);
+}
+
+/* fn(v, site): 0 goes on. */
+static void glue_check(struct emit *e, const void *fn)
+{
+	call_site(e, fn);
+	put_return_if_zero(e, false);
 	leave_with_result(e);
 }
 
@@ -286,15 +292,10 @@ static void go_to_entry(struct emit *e, unsigned int reg)
 
 static void glue_op(struct emit *e)
 {
-	unsigned int leaves, out;
+	unsigned int out;
 
 	call_site(e, (const void *)jit_op);
-	emit_rr(e, true, 0x85, GPR_RAX, GPR_RAX);
-	leaves = emit_jcc(e, CC_NE);
-	load_guest(e);
-	emit1(e, 0xc3);
-	emit_land(e, leaves);
-	emit_alu_imm(e, true, 0, GPR_RSP, 8); /* the block is not returned to */
+	put_return_if_zero(e, true);
 	emit_rr(e, true, 0x85, GPR_RDX, GPR_RDX);
 	out = emit_jcc(e, CC_E);
 	go_to_entry(e, GPR_RDX);
@@ -443,11 +444,7 @@ static void glue_fault(struct emit *e)
 
 static const u8 *add(struct jit *j, const struct emit *e)
 {
-	u32 at = j->used;
-
-	memcpy(j->x.rw + at, e->buf, e->n);
-	j->used = (at + e->n + 63) & ~63u;
-	return j->x.rx + at;
+	return emit_append(&j->x, &j->used, e, 64);
 }
 
 static const u8 *make(struct jit *j, void (*fn)(struct emit *))

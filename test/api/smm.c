@@ -138,18 +138,24 @@ static void t_enter(void)
 	end(&s);
 }
 
+/* A guest of its own in the handler of its first SMI, with SMRAM that only SMM sees. */
+static void begin_in_handler(struct smm *s, bool long_mode)
+{
+	new_guest(&s->g, NO_CHIP, main_code, sizeof(main_code));
+	set_cpuid(&s->g, long_mode);
+	s->ram = new_memory(0x10000);
+	need(set_slot(s->g.vm, 1 << 16, 0, SMBASE, 0x10000, s->ram), "slot");
+	memcpy(s->ram + 0x8000, smi_code, sizeof(smi_code));
+	at_port(&s->g, MAIN_PORT, 1, "before");
+	call(s->g.vcpu, KVM_SMI, 0);
+	at_port(&s->g, SMI_PORT, 0xfe, "handler");
+}
+
 static void t_map32(void)
 {
 	struct smm s;
 
-	new_guest(&s.g, NO_CHIP, main_code, sizeof(main_code));
-	set_cpuid(&s.g, false);
-	s.ram = new_memory(0x10000);
-	need(set_slot(s.g.vm, 1 << 16, 0, SMBASE, 0x10000, s.ram), "slot");
-	memcpy(s.ram + 0x8000, smi_code, sizeof(smi_code));
-	at_port(&s.g, MAIN_PORT, 1, "before");
-	call(s.g.vcpu, KVM_SMI, 0);
-	at_port(&s.g, SMI_PORT, 0xfe, "handler");
+	begin_in_handler(&s, false);
 	is(get(&s, 0x7efc, 4), 0x20000, "revision of the 32-bit map");
 	is(get(&s, 0x7ff0, 4), CODE + 4, "saved EIP");
 	is(get(&s, 0x7fd0, 4) & 0xff, 1, "saved AL");
@@ -181,14 +187,7 @@ static void round_trip(bool long_mode, const struct saved *f, size_t n)
 	unsigned int wrong = 0;
 	struct smm s;
 
-	new_guest(&s.g, NO_CHIP, main_code, sizeof(main_code));
-	set_cpuid(&s.g, long_mode);
-	s.ram = new_memory(0x10000);
-	need(set_slot(s.g.vm, 1 << 16, 0, SMBASE, 0x10000, s.ram), "slot");
-	memcpy(s.ram + 0x8000, smi_code, sizeof(smi_code));
-	at_port(&s.g, MAIN_PORT, 1, "before");
-	call(s.g.vcpu, KVM_SMI, 0);
-	at_port(&s.g, SMI_PORT, 0xfe, "handler");
+	begin_in_handler(&s, long_mode);
 	call(s.g.vcpu, KVM_SMI, 0);
 	for (size_t i = 0; i < n; i++)
 		put(&s, f[i].off, f[i].val, f[i].size);

@@ -143,8 +143,7 @@ static void priority(void)
 
 static void db_handler(void)
 {
-	memcpy(b.ram + 0x50000, db_save, (size_t)(db_save_end - db_save));
-	board_gate(&b, BOARD_LONG64, 1, SEL_CODE0_64, 0x50000, GATE_INT32, 0, 0);
+	PUT_HANDLER(BOARD_LONG64, 1, 0x50000, db_save, 0);
 }
 
 static void os_detection(void)

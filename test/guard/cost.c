@@ -23,10 +23,8 @@ static int run(const char *options, bool notify)
 		enable_notify(0, NOTIFY_ON_USER);
 	cpu = new_cpu(BOARD_PROT32);
 	board_code(&b, cpu, work);
-	memcpy(b.ram + 0x50000, just_return, (size_t)(just_return_end - just_return));
-	memcpy(b.ram + 0x50100, skip_ud2, (size_t)(skip_ud2_end - skip_ud2));
-	board_gate(&b, BOARD_PROT32, 0x40, SEL_CODE0, 0x50000, GATE_INT32, 3, 0);
-	board_gate(&b, BOARD_PROT32, 6, SEL_CODE0, 0x50100, GATE_INT32, 0, 0);
+	PUT_HANDLER(BOARD_PROT32, 0x40, 0x50000, just_return, 3);
+	PUT_HANDLER(BOARD_PROT32, 6, 0x50100, skip_ud2, 0);
 	if (board_cpu_ioctl(&b, cpu, KVM_RUN, NULL) || b.cpu[cpu].run->exit_reason != KVM_EXIT_IO)
 		return 1;
 	gone();

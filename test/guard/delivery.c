@@ -132,8 +132,7 @@ static void intercepted_db(void)
 {
 	start(BOARD_LONG64, "", 0);
 	CODE(icebp);
-	memcpy(b.ram + 0x50000, db_return, (size_t)(db_return_end - db_return));
-	board_gate(&b, BOARD_LONG64, 1, SEL_CODE0_64, 0x50000, GATE_INT32, 0, 0);
+	PUT_HANDLER(BOARD_LONG64, 1, 0x50000, db_return, 0);
 	is(board_run_out(&b, cpu, 0xf4, 2000), 0x66, "L11 ICEBP returns to the next instruction");
 	is(board_get(&b, 0x30000, 4), 1, "L11 one trap");
 	gone();

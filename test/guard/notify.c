@@ -107,11 +107,9 @@ static void innocent(const char *name, const u8 *code, const u8 *end, unsigned i
 	enable_notify(0, NOTIFY_ON_USER);
 	cpu = new_cpu(BOARD_PROT32);
 	board_load(&b, cpu, code, end);
-	memcpy(b.ram + 0x50000, skip_two, (size_t)(skip_two_end - skip_two));
-	memcpy(b.ram + 0x50100, skip_two_error, (size_t)(skip_two_error_end - skip_two_error));
-	board_gate(&b, BOARD_PROT32, 0, SEL_CODE0, 0x50000, GATE_INT32, 0, 0);
-	board_gate(&b, BOARD_PROT32, 6, SEL_CODE0, 0x50000, GATE_INT32, 0, 0);
-	board_gate(&b, BOARD_PROT32, 13, SEL_CODE0, 0x50100, GATE_INT32, 0, 0);
+	PUT_HANDLER(BOARD_PROT32, 0, 0x50000, skip_two, 0);
+	PUT_HANDLER(BOARD_PROT32, 6, 0x50000, skip_two, 0);
+	PUT_HANDLER(BOARD_PROT32, 13, 0x50100, skip_two_error, 0);
 	r = board_run(&b, cpu, ms);
 	is(r, expect, "%s: ends as it should", name);
 	is(notify_exits(cpu), 0, "%s: no notify exit", name);
@@ -255,8 +253,7 @@ static void reinject(void)
 	enable_notify(0, NOTIFY_ON_USER);
 	cpu = new_cpu(BOARD_PROT32);
 	board_code(&b, cpu, wait_nmi);
-	memcpy(b.ram + 0x50000, count_event, (size_t)(count_event_end - count_event));
-	board_gate(&b, BOARD_PROT32, 0x40, SEL_CODE0, 0x50000, GATE_INT32, 0, 0);
+	PUT_HANDLER(BOARD_PROT32, 0x40, 0x50000, count_event, 0);
 	board_flags(&b, cpu, 0x200);
 	board_cpu_ioctl(&b, cpu, KVM_INTERRUPT, &irq);
 	casement_inject(b.vm, "wedge:0:notify", NULL, 0);

@@ -59,8 +59,7 @@ static void run_case(const struct row *r, int smt, int guest, unsigned int cpl, 
 	if (guest != GUEST_U)
 		set_msr(cpu, MSR_TEST_CTRL, SPLIT_BIT); /* refused where it is not offered */
 	if (guest == GUEST_W) {
-		memcpy(b.ram + 0x50000, ac_turn_off, (size_t)(ac_turn_off_end - ac_turn_off));
-		board_gate(&b, BOARD_LONG64, 17, SEL_CODE0_64, 0x50000, GATE_INT32, 0, 0);
+		PUT_HANDLER(BOARD_LONG64, 17, 0x50000, ac_turn_off, 0);
 	}
 	if (legacy) {
 		board_cr0(&b, cpu, 1 << 18);

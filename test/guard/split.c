@@ -405,8 +405,7 @@ static void atomicity(void)
 
 static void use_turn_off(void)
 {
-	memcpy(b.ram + 0x50000, ac_turn_off, (size_t)(ac_turn_off_end - ac_turn_off));
-	board_gate(&b, BOARD_LONG64, 17, SEL_CODE0_64, 0x50000, GATE_INT32, 0, 0);
+	PUT_HANDLER(BOARD_LONG64, 17, 0x50000, ac_turn_off, 0);
 }
 
 static void aware(void)

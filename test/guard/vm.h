@@ -87,6 +87,15 @@ __attribute__((unused)) static u64 get_msr(int cpu, u32 index)
 	return board_cpu_ioctl(&b, cpu, KVM_GET_MSRS, &m) == 1 ? m.e.data : ~0ull;
 }
 
+/* A handler in CPL 0 for software interrupts and faults, its code at `at`. */
+__attribute__((unused)) static void put_handler(enum board_mode mode, unsigned int vector, u32 at, const u8 *code,
+						const u8 *end, unsigned int dpl)
+{
+	memcpy(b.ram + at, code, (size_t)(end - code));
+	board_gate(&b, mode, vector, mode == BOARD_LONG64 ? SEL_CODE0_64 : SEL_CODE0, at, GATE_INT32, dpl, 0);
+}
+#define PUT_HANDLER(mode, vector, at, name, dpl) put_handler(mode, vector, at, name, name##_end, dpl)
+
 /* ---- statistics ----------------------------------------------------------------------------------- */
 
 /* A counter of a VM's (cpu < 0) or vCPU's binary statistics; bucket n. */

@@ -47,10 +47,8 @@ static struct code translate(const char *options, bool notify)
 	if (!j)
 		skip_all("the host has not what translated code needs");
 	board_code(&b, cpu, work);
-	memcpy(b.ram + 0x50000, just_return, (size_t)(just_return_end - just_return));
-	memcpy(b.ram + 0x50100, skip_ud2, (size_t)(skip_ud2_end - skip_ud2));
-	board_gate(&b, BOARD_LONG64, 0x40, SEL_CODE0_64, 0x50000, GATE_INT32, 3, 0);
-	board_gate(&b, BOARD_LONG64, 6, SEL_CODE0_64, 0x50100, GATE_INT32, 0, 0);
+	PUT_HANDLER(BOARD_LONG64, 0x40, 0x50000, just_return, 3);
+	PUT_HANDLER(BOARD_LONG64, 6, 0x50100, skip_ud2, 0);
 	if (board_cpu_ioctl(&b, cpu, KVM_RUN, NULL) || b.cpu[cpu].run->exit_reason != KVM_EXIT_IO)
 		bail_out("the guest does not come to its end");
 	c.len = j->used;

@@ -147,11 +147,33 @@ GUEST_BEGIN(irq_handler)
 	"	iretq\n"
 GUEST_END(irq_handler)
 
-static void t_then_interrupt(void)
+/*
+ * Rewritten 300 times, each time with an MSI behind it and, if announced, a number in box SEQ. Only the immediate
+ * changes: the guest goes on executing it meanwhile. Its answers come in box IRQS. Return: how many never came.
+ */
+static int rewrite_often(struct smp *s, bool announced, int *wrong)
 {
 	struct kvm_msi msi = { .address_lo = 0xfee00000, .data = VECTOR };
+	int lost = 0;
+
+	*wrong = 0;
+	for (uint32_t i = 1; i <= 300 && !lost; i++) {
+		rewrite(s, (enum how)(i % 3), i, false);
+		call(s->vm, KVM_SIGNAL_MSI, &msi);
+		if (announced)
+			__atomic_store_n(box(s, SEQ), i, __ATOMIC_SEQ_CST);
+		lost += !wait_box(s, IRQS, i);
+		*wrong += *box(s, RESULT) != i;
+	}
+	*box(s, STOP) = 1;
+	join(s);
+	return lost;
+}
+
+static void t_then_interrupt(void)
+{
 	struct smp s;
-	int wrong = 0, lost = 0;
+	int wrong, lost;
 
 	new_smp(&s, 1);
 	load(&s, TEXT, irq_loop, irq_loop_end);
@@ -160,15 +182,7 @@ static void t_then_interrupt(void)
 	rewrite(&s, BY_MEMCPY, 0, false);
 	start(&s);
 	ok(wait_box(&s, SEQ, 1), "the guest runs its loop");
-	/* Only the immediate changes: the loop goes on executing it meanwhile. */
-	for (uint32_t i = 1; i <= 300 && !lost; i++) {
-		rewrite(&s, (enum how)(i % 3), i, false);
-		call(s.vm, KVM_SIGNAL_MSI, &msi);
-		lost += !wait_box(&s, IRQS, i);
-		wrong += *box(&s, RESULT) != i;
-	}
-	*box(&s, STOP) = 1;
-	join(&s);
+	lost = rewrite_often(&s, false, &wrong);
 	is(s.failed + lost, 0, "no interrupt is lost");
 	is(wrong, 0, "300 times rewritten while it runs: after an interrupt the new code runs");
 	is(*box(&s, LAST), 300, "in the interrupted loop too");
@@ -199,23 +213,14 @@ GUEST_END(poll_loop)
 
 static void t_then_serialize(void)
 {
-	struct kvm_msi msi = { .address_lo = 0xfee00000, .data = VECTOR };
 	struct smp s;
-	int wrong = 0, lost = 0;
+	int wrong, lost;
 
 	new_smp(&s, 1);
 	load(&s, TEXT, poll_loop, poll_loop_end);
 	rewrite(&s, BY_MEMCPY, 0, false);
 	start(&s);
-	for (uint32_t i = 1; i <= 300 && !lost; i++) {
-		rewrite(&s, (enum how)(i % 3), i, false);
-		call(s.vm, KVM_SIGNAL_MSI, &msi);	/* stays pending */
-		__atomic_store_n(box(&s, SEQ), i, __ATOMIC_SEQ_CST);
-		lost += !wait_box(&s, IRQS, i);
-		wrong += *box(&s, RESULT) != i;
-	}
-	*box(&s, STOP) = 1;
-	join(&s);
+	lost = rewrite_often(&s, true, &wrong);	/* with interrupts off the MSI stays pending */
 	is(s.failed + lost, 0, "the guest answers each time");
 	is(wrong, 0, "300 times rewritten while it polls: after a serializing instruction the new code runs");
 	free_smp(&s);

@@ -9,19 +9,9 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
-#define ROUNDS 200 /* short enough that some batches run undisturbed on a busy machine */
-#define BATCHES 500
-
-static double now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-	return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
-}
+#include "cost.h"
 
 static int fd;
 
@@ -82,26 +72,10 @@ static const struct {
 	{ "sigaction", do_sigaction, 1 },
 };
 
-/* The fastest of some batches: the others were disturbed. */
-static double best(void (*fn)(void))
-{
-	double least = 1e18;
-
-	for (int b = 0; b < BATCHES; b++) {
-		double t = now_ns();
-
-		for (int i = 0; i < ROUNDS; i++)
-			fn();
-		t = now_ns() - t;
-		least = t < least ? t : least;
-	}
-	return least / ROUNDS;
-}
-
 int main(void)
 {
 	fd = open("/dev/null", O_RDWR);
 	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
-		printf("%s %.1f\n", rows[i].name, best(rows[i].fn) / rows[i].calls);
+		printf("%s %.1f\n", rows[i].name, best(rows[i].fn, CLOCK_THREAD_CPUTIME_ID) / rows[i].calls);
 	return 0;
 }

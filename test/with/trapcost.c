@@ -6,19 +6,9 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
-#define ROUNDS 100
-#define BATCHES 200
-
-static double now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
-}
+#include "cost.h"
 
 static int fd;
 
@@ -38,26 +28,11 @@ static void do_open_close(void)
 	close(open("/dev/null", O_RDONLY));
 }
 
-static double best(void (*fn)(void))
-{
-	double least = 1e18;
-
-	for (int b = 0; b < BATCHES; b++) {
-		double t = now_ns();
-
-		for (int i = 0; i < ROUNDS; i++)
-			fn();
-		t = now_ns() - t;
-		least = t < least ? t : least;
-	}
-	return least / ROUNDS;
-}
-
 int main(void)
 {
 	fd = open("/dev/null", O_RDWR);
-	printf("getppid %.0f\n", best(do_getppid));
-	printf("write %.0f\n", best(do_write));
-	printf("open+close %.0f\n", best(do_open_close));
+	printf("getppid %.0f\n", best(do_getppid, CLOCK_MONOTONIC));
+	printf("write %.0f\n", best(do_write, CLOCK_MONOTONIC));
+	printf("open+close %.0f\n", best(do_open_close, CLOCK_MONOTONIC));
 	return 0;
 }
