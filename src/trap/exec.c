@@ -178,7 +178,7 @@ long trap_execat(struct trap_thread *t, struct sigframe *f, int dir, u64 from, u
 
 	if (n < 0)
 		return TRAP_GATE;
-	if (!strcmp(name, "/proc/self/exe"))
+	if (trap_is_exe(name))
 		return trap_exec(t, f, trap_exe, argv, envp);
 	if (name[0] == '/' || (dir == AT_FDCWD && n)) {
 		snprintf(path, 8192, "%s", name);

@@ -25,16 +25,16 @@
 
 /* ---- names ----------------------------------------------------------------------------------- */
 
-/* Of the two ways to name this program, that which means the client. */
-static bool is_exe(const char *path)
+bool trap_is_exe(const char *path)
 {
 	char pid[32];
 
 	if (strncmp(path, "/proc/", 6))
 		return false;
+	if (!strcmp(path, "/proc/self/exe") || !strcmp(path, "/proc/thread-self/exe"))
+		return true;
 	snprintf(pid, sizeof(pid), "/proc/%d/exe", (int)sys_call(SYS_getpid, 0));
-	return !strcmp(path, "/proc/self/exe") || !strcmp(path, "/proc/thread-self/exe") ||
-	       !strcmp(path, pid);
+	return !strcmp(path, pid);
 }
 
 /* The path, if its first characters could be those of one of ours. */
@@ -58,7 +58,7 @@ static long do_open(struct trap_thread *t, int dir, u64 from, int flags, int arg
 
 	if (!may_be_ours(from, path))
 		return TRAP_GATE;
-	if (is_exe(path)) {
+	if (trap_is_exe(path)) {
 		t->arg[arg] = (u64)trap_exe;
 		return TRAP_GATE;
 	}
@@ -146,7 +146,7 @@ static long do_readlink(u64 from, u64 to, s64 size)
 	char path[PATH_LONG];
 	s64 n = (s64)strlen(trap_exe);
 
-	if (!may_be_ours(from, path) || !is_exe(path))
+	if (!may_be_ours(from, path) || !trap_is_exe(path))
 		return TRAP_GATE;
 	if (size <= 0)
 		return -EINVAL;

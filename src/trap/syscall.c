@@ -6,8 +6,10 @@
 
 #include <asm/prctl.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/prctl.h>
 #include <linux/seccomp.h>
+#include <sched.h>
 #include <sys/syscall.h>
 
 #include "kvm/kvm.h"
@@ -66,18 +68,15 @@ static long prctl_call(struct trap_thread *t, const u64 *a)
 	}
 }
 
-/* Processes and threads. */
+/* Processes and threads; what is neither is a file, or not ours. */
 static long task_call(struct trap_thread *t, struct sigframe *f, long nr, const u64 *a)
 {
 	switch (nr) {
 	case SYS_fork:
-		trap_block(t);
 		return trap_clone(t, f, SIGCHLD, 0, 0, 0, 0);
 	case SYS_vfork:
-		trap_block(t);
-		return trap_clone(t, f, 0x4100 | SIGCHLD, 0, 0, 0, 0); /* CLONE_VM | CLONE_VFORK */
+		return trap_clone(t, f, CLONE_VM | CLONE_VFORK | SIGCHLD, 0, 0, 0, 0);
 	case SYS_clone:
-		trap_block(t);
 		return trap_clone(t, f, a[0], a[1], a[2], a[3], a[4]);
 	case SYS_clone3:
 		return -ENOSYS; /* every libc knows clone() too */
@@ -90,7 +89,7 @@ static long task_call(struct trap_thread *t, struct sigframe *f, long nr, const 
 		t->clear_tid = a[0];
 		return sys_call(SYS_gettid, 0);
 	case SYS_execve:
-		return trap_execat(t, f, -100, a[0], a[1], a[2], 0); /* AT_FDCWD */
+		return trap_execat(t, f, AT_FDCWD, a[0], a[1], a[2], 0);
 	case SYS_execveat:
 		return trap_execat(t, f, (int)a[0], a[1], a[2], a[3], (int)a[4]);
 	case SYS_rseq:
@@ -104,7 +103,7 @@ static long task_call(struct trap_thread *t, struct sigframe *f, long nr, const 
 	case SYS_seccomp:
 		return trap_seccomp(t, (u32)a[0], (u32)a[1], a[2]);
 	default:
-		return TRAP_GATE;
+		return trap_file(t, f, nr, a);
 	}
 }
 
@@ -134,25 +133,7 @@ static long dispatch(struct trap_thread *t, struct sigframe *f, long nr, const u
 	case SYS_ioctl:
 		return trap_ioctl((int)a[0], (u32)a[1], a[2]);
 	default:
-		break;
-	}
-	switch (nr) {
-	case SYS_fork:
-	case SYS_vfork:
-	case SYS_clone:
-	case SYS_clone3:
-	case SYS_exit:
-	case SYS_set_tid_address:
-	case SYS_execve:
-	case SYS_execveat:
-	case SYS_rseq:
-	case SYS_brk:
-	case SYS_arch_prctl:
-	case SYS_prctl:
-	case SYS_seccomp:
 		return task_call(t, f, nr, a);
-	default:
-		return trap_file(t, f, nr, a);
 	}
 }
 

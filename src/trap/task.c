@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <linux/futex.h>
+#include <linux/prctl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <string.h>
@@ -113,7 +114,7 @@ static void *carrier(void *arg)
 	futex_wake(&b->tid, 1);
 	/* the creator's stack is not looked at from here on */
 	trap_depart(t, f);
-	sys_call(SYS_prctl, 59, 0, 0, 0, 0); /* PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_OFF */
+	sys_call(SYS_prctl, PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_OFF, 0, 0, 0);
 	sys_call(SYS_sigaltstack, &none, NULL);
 	tell_end(t->clear_tid);
 	trap_free(t);
@@ -285,6 +286,7 @@ static long new_vfork(struct trap_thread *t, const struct sigframe *f, u64 flags
 long trap_clone(struct trap_thread *t, struct sigframe *f, u64 flags, u64 stack, u64 ptid, u64 ctid,
 		u64 tls)
 {
+	trap_block(t);
 	if (flags & CLONE_THREAD)
 		return new_thread(t, f, flags, stack, ptid, ctid, tls);
 	if (!(flags & CLONE_VM))

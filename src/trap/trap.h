@@ -197,6 +197,8 @@ int trap_load(struct trap_image *img, const char *path, u64 where);
 u64 trap_brk(u64 to);
 void trap_brk_start(u64 at);
 
+/* Is it one of the names of this program? They mean the client. */
+bool trap_is_exe(const char *path);
 extern char trap_exe[4096]; /* the client's path, which /proc/self/exe answers */
 #define TRAP_FILE "CASEMENT_TRAP_FILE"
 
