@@ -102,17 +102,17 @@ static bool no_window(struct vcpu *v, u32 rounds)
 static void pause_hint(struct vcpu *v)
 {
 	struct kvm_vcpu *k = kvm_of(v);
-	u64 now = base_rdtsc();
+	u64 now;
 
 	if (k->vm->disable_exits & KVM_X86_DISABLE_EXITS_PAUSE)
 		return;
+	now = base_rdtsc();
 	if (now - k->spin_last > SPIN_GAP) {
 		k->spin_since = now;
 	} else if (now - k->spin_since > SPIN_WINDOW) {
 		STAT_INC(k, directed_yield_attempted);
 		sys_call(SYS_sched_yield, 0);
-		now = base_rdtsc();
-		k->spin_since = now;
+		now = k->spin_since = base_rdtsc();
 	}
 	k->spin_last = now;
 }

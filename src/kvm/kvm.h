@@ -172,6 +172,8 @@ struct kvm_vm {
 	int owner_tgid;
 };
 
+#define MCG_STATUS_MCIP BIT(2)	/* a machine check is being handled [SDM3B "IA32_MCG_STATUS MSR"] */
+
 /* ---- vCPU -------------------------------------------------------------------------------------- */
 
 enum run_pending { PENDING_NONE, PENDING_PIO, PENDING_MMIO, PENDING_MSR, PENDING_HYPERCALL };

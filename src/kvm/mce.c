@@ -8,7 +8,6 @@
 
 #define MCG_CTL_P BIT(8)
 #define MCG_CMCI_P BIT(10)
-#define MCG_STATUS_MCIP BIT(2)
 #define MCI_VAL BIT(63)
 #define MCI_OVER BIT(62)
 #define MCI_UC BIT(61)
