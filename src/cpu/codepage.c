@@ -130,11 +130,11 @@ static void trace_extent(const struct trace *t, gpa_t page, unsigned int *off, u
 }
 
 /* The page has t's bytes; what was written before does not tell about them. */
-static void page_take(struct code_page *p, const struct trace *t, gpa_t page)
+static void page_take(struct code_page *p, const struct trace *t)
 {
 	unsigned int off, len;
 
-	trace_extent(t, page, &off, &len);
+	trace_extent(t, p->gpa, &off, &len);
 	p->granules |= granule_mask(off, len);
 	p->writes = 0;
 }
@@ -145,7 +145,7 @@ static void cover(struct vcpu *v, const struct trace *t, gpa_t page, bool remade
 
 	if (!p)
 		return;
-	page_take(p, t, page);
+	page_take(p, t);
 	if (remade)
 		p->patience = PATIENCE_NEW;
 }
@@ -163,7 +163,7 @@ void page_add(struct rcache *rc, struct trace *t, gpa_t page)
 
 	if (!p)
 		return;
-	page_take(p, t, page);
+	page_take(p, t);
 	*next_on_page(t, page) = p->traces;
 	p->traces = trace_ref(rc, t);
 }
@@ -176,7 +176,6 @@ void trace_discard(struct vcpu *v, struct trace *t)
 	if (t->block)
 		v->tr->drop(v, t);
 	t->dead = true;
-	v->rc->stat_drops++;
 }
 
 /**
@@ -200,7 +199,6 @@ static void trace_stale(struct vcpu *v, struct trace *t, struct hit *h)
 	if (t->block)
 		v->tr->unlink(v, t);
 	t->verified = TRACE_STALE;
-	v->rc->stat_drops++;
 }
 
 /* Bytes [off, off + len) of the page are written. True: a live trace lay there. The page may be released. */

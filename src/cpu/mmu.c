@@ -439,7 +439,6 @@ static int xlat_walk(struct vcpu *v, gva_t la, u32 acc, struct xlat *x)
 	w.la = la;
 	w.acc = acc;
 	w.quiet = false;
-	v->tlb->stat_walks++;
 	switch (walk(v, &w)) {
 	case WALK_OK:
 		break;
@@ -473,10 +472,8 @@ int mmu_xlat(struct vcpu *v, gva_t la, u32 acc, struct xlat *x)
 	}
 	if (!(v->cr0 & CR0_PG))
 		return xlat_unpaged(v, la, acc, x);
-	if (tlb_lookup(v, la, x) && mmu_allowed(v, x->bits, acc) && (!(acc & ACC_W) || (x->bits & XL_D))) {
-		v->tlb->stat_l2_hits++;
+	if (tlb_lookup(v, la, x) && mmu_allowed(v, x->bits, acc) && (!(acc & ACC_W) || (x->bits & XL_D)))
 		return 0;
-	}
 	return xlat_walk(v, la, acc, x);
 }
 

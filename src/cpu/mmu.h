@@ -127,6 +127,12 @@ void mmu_select_view(struct vcpu *v);
  */
 static inline bool mmu_checked(const struct vcpu *v) { return v->dtlb == &v->l1[VIEW_NONE]; }
 
+/* The mode or its epoch has changed: the key is the mode's low bits and the epoch of what they say. */
+static inline void mmu_adopt_epoch(struct vcpu *v)
+{
+	v->mode_key = v->epoch[!!(v->mode_key & MODE_USER)] << 16 | (v->mode_key & 0xffff);
+}
+
 /*
  * After STI, nothing waiting: the instruction at v->rip, whose boundary before it has nothing to look at. False: the
  * run loop has.

@@ -55,7 +55,7 @@ void cpu_mode_update(struct vcpu *v)
 		cpu_fp_spill(v);
 	cpu_fp_recheck(v);
 	v->mode_key = mode_bits(v);
-	v->mode_key |= v->epoch[!!(v->mode_key & MODE_USER)] << 16;
+	mmu_adopt_epoch(v);
 	mmu_select_view(v);
 }
 

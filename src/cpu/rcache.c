@@ -108,11 +108,7 @@ struct build {
 
 static int copy_code(struct vcpu *v, void *dst, const void *src, size_t len, gpa_t gpa)
 {
-	if (!mem_copy_guarded(dst, src, len))
-		return OP_NEXT;
-	v->stop = CPU_STOP_EFAULT;
-	v->fault_gpa = gpa;
-	return OP_STOP;
+	return mem_copy_guarded(dst, src, len) ? mem_efault(v, gpa) : OP_NEXT;
 }
 
 static bool mark_page(struct vcpu *v, gpa_t page)
@@ -289,7 +285,7 @@ static void trace_finish(struct vcpu *v, struct build *b, struct trace *t)
 	t->key = (u16)v->mode_key;
 	t->verified = v->verify;
 	t->lin = TLB_NEVER;
-	t->dead = t->aliased = false;
+	t->dead = t->aliased = t->apart = false;
 	t->remakes = 0;
 	t->block = 0;
 	t->code = NULL;
@@ -312,8 +308,6 @@ static void trace_link(struct vcpu *v, struct trace *t)
 
 	t->room = (u16)(trace_size(t) / 8);
 	rc->used += t->room * 8u;
-	rc->stat_traces++;
-	rc->stat_insns += t->n;
 	t->hash_next = *head;
 	*head = trace_ref(rc, t);
 	page_add(rc, t, t->gpa & PAGE_MASK);
@@ -402,11 +396,8 @@ static int compare(struct vcpu *v, hva_t host, const u8 *src, unsigned int n, gp
 {
 	int res = mem_same_guarded(host, src, n);
 
-	if (unlikely(res < 0)) {
-		v->stop = CPU_STOP_EFAULT;
-		v->fault_gpa = page;
-		return OP_STOP;
-	}
+	if (unlikely(res < 0))
+		return mem_efault(v, page);
 	*same = res;
 	return OP_NEXT;
 }
@@ -584,13 +575,6 @@ int rcache_find(struct vcpu *v, u64 lin, const struct insn **out)
 struct trace *rcache_peek(struct vcpu *v, gpa_t gpa, u16 key)
 {
 	return hash_find(v, gpa, key);
-}
-
-struct trace *rcache_on_page(struct vcpu *v, gpa_t page, struct trace *prev)
-{
-	struct code_page *p = prev ? NULL : page_lookup(v->rc, page);
-
-	return trace_at(v->rc, prev ? *next_on_page(prev, page) : p ? p->traces : 0);
 }
 
 void rcache_set_code(struct vcpu *v, struct trace *t, const void *entry, const void *code)

@@ -105,7 +105,7 @@ struct rcache {
 	u32 free_page;	/* list of freed code_page, index + 1 */
 	u64 rest_since;		/* when rcache_rest() last looked, in ns and ticks; vcpu.asleep then */
 	u64 rest_tsc, rest_asleep;
-	u64 stat_traces, stat_insns, stat_flushes, stat_drops;
+	u64 stat_flushes;
 	u8 arena[RCACHE_ARENA] __attribute__((aligned(4096)));
 };
 
@@ -146,8 +146,6 @@ static inline u8 *trace_src(struct trace *t)
 
 /* The trace at gpa, alive, if it was decoded. */
 struct trace *rcache_peek(struct vcpu *v, gpa_t gpa, u16 key);
-/* The traces with bytes on a page, one after the other; NULL begins and ends. */
-struct trace *rcache_on_page(struct vcpu *v, gpa_t page, struct trace *prev);
 /* The first record of a warm trace was entered: called by its glue. */
 void rcache_warm(struct vcpu *v, const struct insn *first);
 /* rec[0] of a trace was given a translation, or lost it. */

@@ -182,7 +182,7 @@ void tlb_fill(struct vcpu *v, gva_t la, const struct xlat *x, u32 acc)
 	}
 	l1_put(v, &v->l1[view], 0, la, &r, gpa, !(acc & ACC_W) || (acc & ACC_R));
 	l1_put(v, &v->l1[view], 1, la, &w, gpa, acc & ACC_W);
-	if (r.tag == la)
+	if (r.tag == la && v->tr) /* only translated code searches it */
 		mid_fill(v, &v->l1[view], la, x, gpa, write);
 	v->tlb->views_used |= 1u << view;
 	if (x->bits & XL_LARGE)
@@ -360,14 +360,6 @@ void tlb_insert(struct vcpu *v, gva_t la, const struct xlat *x)
  * pages; once some is not, it has an epoch per PCID too.
  */
 
-/* The current epochs have changed: make the key of the running mode say so. */
-static void adopt_epoch(struct vcpu *v)
-{
-	u64 epoch = v->epoch[!!(v->mode_key & MODE_USER)];
-
-	v->mode_key = epoch << 16 | (v->mode_key & 0xffff);
-}
-
 static struct context *context_of(struct tlb *t, u16 pcid)
 {
 	return &t->context[pcid & (CONTEXTS - 1)];
@@ -387,7 +379,7 @@ static void enter_context(struct vcpu *v)
 	v->epoch[1] = c->epoch[1];
 	if (t->local_code)
 		v->epoch[0] = c->epoch[0];
-	adopt_epoch(v);
+	mmu_adopt_epoch(v);
 }
 
 static void forget_context(struct tlb *t, u16 pcid)
@@ -470,7 +462,6 @@ void mmu_flush_all(struct vcpu *v)
 	t->all_min = ++t->now;
 	t->nhuge = 0;
 	clear_bits(t->frag_filter, LARGE_FILTER);
-	t->stat_flushes++;
 	l1_clear(v, false);
 	forget_fetches(v);
 }
@@ -493,7 +484,6 @@ static void flush_local(struct vcpu *v, u16 pcid)
 	struct tlb *t = v->tlb;
 
 	t->local_min[pcid & (PCID_STAMPS - 1)] = ++t->now;
-	t->stat_flushes++;
 	forget_context(t, pcid);
 }
 
@@ -520,7 +510,6 @@ void mmu_flush_all_pcids(struct vcpu *v)
 	t->now++;
 	for (unsigned int i = 0; i < PCID_STAMPS; i++)
 		t->local_min[i] = t->now;
-	t->stat_flushes++;
 	l1_clear(v, true);
 	forget_all_contexts(v);
 }
@@ -568,7 +557,6 @@ void mmu_flush_page(struct vcpu *v, gva_t la)
 	gva_t other = v->cr4 & CR4_PAE ? la : la ^ BIT(LARGE_SHIFT);
 	bool large = test_bit(t->large_filter, large_hash(la)) || test_bit(t->large_filter, large_hash(other));
 
-	t->stat_flushes++;
 	if (in_huge(t, la) || test_bit(t->frag_filter, large_hash(la)) || test_bit(t->frag_filter, large_hash(other))) {
 		mmu_flush_all(v);
 		return;

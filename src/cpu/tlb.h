@@ -75,7 +75,6 @@ struct tlb {
 	bool slot_hint_as;
 	u64 hint_gen;
 	u64 gen;			/* mem.generation that the entries were made under */
-	u64 stat_l2_hits, stat_walks, stat_flushes;
 	struct tlb2_entry small[TLB2_SETS][TLB2_WAYS];
 	struct tlb2_entry large[TLB2_LARGE];
 };

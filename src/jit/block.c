@@ -229,7 +229,7 @@ static void keep_block(struct work *w, struct block *b)
 	j->stats.guest_bytes += w->t->nbytes;
 	j->stats.host_bytes += w->e.n;
 	b->inline_mask = 0;
-	for (unsigned int k = 0; k < w->n; k++)
+	for (unsigned int k = 0; j->lockstep && k < w->n; k++)
 		if (insn_is_repeated(w, &w->t->rec[k]) || has_template(&w->t->rec[k]) ||
 		    insn_rows[w->t->rec[k].id].traits & T_NOP)
 			b->inline_mask |= 1u << k;

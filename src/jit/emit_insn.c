@@ -166,6 +166,8 @@ static void put_copy(struct work *w)
 void put_insn(struct work *w)
 {
 	const struct insn *r = work_rec(w);
+	const struct decode *d = work_decode(w);
+	bool copy, lea;
 
 	w->site = NO_SITE;
 	w->start[w->k] = w->e.n;
@@ -174,11 +176,13 @@ void put_insn(struct work *w)
 		return;
 	if (put_template(w))
 		return;
-	if (!copyable(work_decode(w), r) || is_lea(work_decode(w)))
+	copy = copyable(d, r);
+	lea = is_lea(d);
+	if (!copy || lea)
 		w->group_in_t = NO_GROUP;
-	if (!copyable(work_decode(w), r) || (w->j->lockstep && insn_rows[r->id].traits & T_RANDOM))
+	if (!copy || (w->j->lockstep && insn_rows[r->id].traits & T_RANDOM))
 		put_callout(w);
-	else if (is_lea(work_decode(w)))
+	else if (lea)
 		put_lea_insn(w);
 	else
 		put_copy(w);

@@ -146,7 +146,7 @@ static u32 get4(const u8 *p)
 void unslot(struct vcpu *v, struct site *s)
 {
 	struct jit *j = v->jit;
-	const struct insn *r = (const struct insn *)(v->rc->arena + (size_t)s->rec * 8);
+	const struct insn *r = site_rec(v, s);
 	u32 key = trace_of(r - r->seq)->key, at = s->host + s->ready - PROBE_BYTES, again, cold;
 	unsigned int view = (key & MODE_VIEW) >> MODE_VIEW_SHIFT, miss;
 	bool write = s->slotted == SLOT_WRITE;

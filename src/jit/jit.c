@@ -172,10 +172,3 @@ int jit_attach(struct vcpu *v)
 	v->tr = j->lockstep ? &lockstep_translator : j->force & FORCE_KICK ? &forced_translator : &translator;
 	return 0;
 }
-
-void jit_get_stats(const struct vcpu *v, struct jit_stats *s)
-{
-	memset(s, 0, sizeof(*s));
-	if (v->jit)
-		*s = v->jit->stats;
-}

@@ -18,6 +18,4 @@
  */
 int jit_attach(struct vcpu *v);
 
-struct jit_stats { u64 blocks, insns, guest_bytes, host_bytes, links, flushes, slow, ops, compared, resumed, apart,
-	unslotted; };
-void jit_get_stats(const struct vcpu *v, struct jit_stats *s);
+struct jit_stats { u64 blocks, insns, guest_bytes, host_bytes, flushes, slow, ops, resumed, apart, unslotted; };

@@ -111,7 +111,7 @@ struct exit {
  * @saved, @host: entries with the flags in vcpu.aflags and in the host's
  * @likes_host: @host is the shorter way
  * @in: exits that lead here, see link.c
- * @inline_mask: instructions that need no C
+ * @inline_mask: lockstep: instructions that need no C
  * @crossed, @crossed_at, @crossed_page: how often of late a shared check failed, when that was (TSC), and where
  */
 struct block {
@@ -386,6 +386,11 @@ size_t lockstep_size(void);
 void lockstep_tell(const struct vcpu *v);
 
 /* ---- recover.c: called from code -------------------------------------------------------------------- */
+
+static inline const struct insn *site_rec(const struct vcpu *v, const struct site *s)
+{
+	return (const struct insn *)(v->rc->arena + (size_t)s->rec * 8);
+}
 
 /* Where to go on, 0: out; and T in front of the access, or I with the jump-cache entry of another block. */
 struct slow_result { u64 next; u64 ptr; };

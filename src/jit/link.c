@@ -35,7 +35,6 @@ static void link_exit(struct jit *j, u32 k, u32 n)
 	x->to = n;
 	point(j, x, host ? b->host : b->saved);
 	push(j, &b->in, k);
-	j->stats.links++;
 }
 
 static bool alive(const struct trace *t)

@@ -25,7 +25,6 @@ struct state {
 	u64 rip, page_rip;
 	u64 rflags, gs_base, kernel_gs_base;
 	u16 aflags;
-	u32 request;
 	enum cpu_stop stop;
 	struct event exc;
 	u8 fp[FP_BYTES];
@@ -56,7 +55,6 @@ static void save(struct vcpu *v, struct state *s)
 	s->gs_base = v->seg[SEG_GS].base;
 	s->kernel_gs_base = v->msr_val[MSR_SLOT_KERNEL_GS_BASE];
 	s->aflags = v->aflags;
-	s->request = 0;
 	s->stop = v->stop;
 	s->exc = v->exc;
 	memcpy(s->fp, v->xsave, FP_BYTES);
@@ -172,7 +170,7 @@ static int run_interp(struct vcpu *v, struct lockstep *l, struct trace *t, const
 		res = native_step(v, &t->rec[k]);
 		if (res == OP_JUMP && t->rec[k].op == op_jcc && v->rip == v->page_rip + t->rec[k].off + t->rec[k].len)
 			res = OP_NEXT; /* not taken */
-		if (res == OP_NEXT && (v->request & ~l->before.request))
+		if (res == OP_NEXT && v->request)
 			res = OP_END;
 	}
 	l->insns = k;
@@ -248,7 +246,7 @@ int lockstep_run(struct vcpu *v, const struct insn *first)
 	}
 	save(v, &l->interp);
 	if (v->mmio.n || t->dead || !t->block || v->verify != verify || l->nlog == LOG_MAX || want == OP_STOP ||
-	    (v->request & ~l->before.request)) {
+	    v->request) {
 		l->skipped++;
 		return want;
 	}
@@ -266,8 +264,7 @@ int lockstep_run(struct vcpu *v, const struct insn *first)
 	}
 	save(v, &l->block);
 	l->compared++;
-	v->jit->stats.compared++;
-	if (v->request & ~l->before.request) /* a kick in between: the block may have stopped earlier */
+	if (v->request) /* a kick in between: the block may have stopped earlier */
 		return got;
 	if ((got != want && (got > OP_JUMP || want > OP_JUMP)) ||
 	    !same_state(&l->interp, &l->block) || !same_memory(l)) {

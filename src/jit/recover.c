@@ -11,11 +11,6 @@
 #include "cpu/native_priv.h"
 #include "cpu/op/op.h"
 
-static const struct insn *site_rec(const struct vcpu *v, const struct site *s)
-{
-	return (const struct insn *)(v->rc->arena + (size_t)s->rec * 8);
-}
-
 static void undo(struct vcpu *v, const struct insn *r, const struct recipe *how)
 {
 	u64 src = how->src == GPR_NONE ? (u64)r->imm : v->gpr[how->src];
@@ -78,12 +73,6 @@ static int leave(struct vcpu *v, const struct insn *r, int res)
 
 /* ---- called from code ------------------------------------------------------------------------------- */
 
-static void copy_bytes(u8 *dst, const u8 *src, unsigned int n)
-{
-	while (n--)
-		*dst++ = *src++;
-}
-
 static u64 operand_la(const struct vcpu *v, const struct insn *r)
 {
 	if (!r->op)
@@ -112,10 +101,8 @@ static void *quick(struct vcpu *v, const struct site *s, const struct insn *r)
 		return NULL;
 	a = tlb_quick(v, la, first, ACC_R);
 	b = a ? tlb_quick(v, la + first, s->size - first, ACC_R) : NULL;
-	if (!b)
+	if (!b || mem_copy_guarded(at, a, first) || mem_copy_guarded(at + first, b, s->size - first))
 		return NULL;
-	copy_bytes(at, a, first);
-	copy_bytes(at + first, b, s->size - first);
 	return at;
 }
 

@@ -68,8 +68,7 @@ static long put_images(struct vcpu *v, u64 arg)
 	if (v->nonroot) {
 		vmx_save_guest(v);
 		if (!v->vmx->run_pending)
-			vmcs_put(v->vmx, VMCS_VM_ENTRY_INTR_INFO_FIELD,
-				 vmcs_get(v->vmx, VMCS_VM_ENTRY_INTR_INFO_FIELD) & ~(u64)INTR_INFO_VALID);
+			vmx_injected(v->vmx);
 	}
 	if (copy_out(arg, v->vmx->vmcs, VMCS12))
 		return -EFAULT;
@@ -257,9 +256,6 @@ bool nested_triple_fault(struct kvm_vcpu *k)
 
 /* ---- notify exits ------------------------------------------------------------------------------------------- */
 
-#define QUAL_INVALID 1
-#define MCG_STATUS_MCIP BIT(2)
-
 /* L2 exits; what was being delivered goes into the vectoring information. */
 static void exit_to_l1(struct kvm_vcpu *k, u32 reason, u64 qualification)
 {
@@ -304,11 +300,11 @@ bool nested_notify_invalid(struct kvm_vcpu *k)
 	switch (how) {
 	case NESTED_NOTIFY_INVALID_REFLECT75:
 		guard_depart(v, DEP_L2_EXIT, VMEXIT_NOTIFY);
-		exit_to_l1(k, VMEXIT_NOTIFY, QUAL_INVALID);
+		exit_to_l1(k, VMEXIT_NOTIFY, NOTIFY_QUAL_INVALID);
 		return true;
 	case NESTED_NOTIFY_INVALID_SWEXIT:
 		guard_depart(v, DEP_L2_EXIT, VMEXIT_SOFTWARE);
-		exit_to_l1(k, VMEXIT_SOFTWARE, VMEXIT_NOTIFY | (u64)QUAL_INVALID << 32);
+		exit_to_l1(k, VMEXIT_SOFTWARE, VMEXIT_NOTIFY | NOTIFY_QUAL_INVALID << 32);
 		return true;
 	case NESTED_NOTIFY_INVALID_MCE:
 		machine_check(v);

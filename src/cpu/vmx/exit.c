@@ -281,8 +281,7 @@ void vmx_take_exit(struct vcpu *v, const struct event *vectoring)
 			v->rflags |= FLAG_RF;
 		write_info(v, &e, vectoring);
 		vmx_save_guest(v);
-		vmcs_put(x, VMCS_VM_ENTRY_INTR_INFO_FIELD,
-			 vmcs_get(x, VMCS_VM_ENTRY_INTR_INFO_FIELD) & ~(u64)INTR_INFO_VALID);
+		vmx_injected(x);
 		if (vmx_msr_store(v, vmcs_get(x, VMCS_VM_EXIT_MSR_STORE_ADDR),
 				  (u32)vmcs_get(x, VMCS_VM_EXIT_MSR_STORE_COUNT)))
 			vmx_abort(v, VM_ABORT_MSR_SAVE);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* VMX instructions of root operation [SDM3C "VMX Instruction Reference"]. */
 #include "cpu/op/op.h"
-#include "cpu/msr.h"
 
+#include "cpu/msr.h"
+#include "cpu/op/operand.h"
 #include "cpu/tlb.h"
 #include "cpu/vmx/cap.h"
 
@@ -206,7 +207,7 @@ static int check_field(struct vcpu *v, const struct insn *i, struct field_access
 		*failed = true;
 		return fail_invalid(v);
 	}
-	a->f = vmcs_lookup(v->gpr[insn_reg(i)] & (cpu_code64(v) ? ~0ull : ~0u), &a->high);
+	a->f = vmcs_lookup(gpr_get(v, insn_reg(i), operand_bytes(v)), &a->high);
 	if (!field_supported(v, a->f)) {
 		*failed = true;
 		return fail(v, VMXERR_UNSUPPORTED_FIELD);
@@ -268,7 +269,7 @@ int op_vmwrite(struct vcpu *v, const struct insn *i)
 	if (i->flags & INSN_MEM)
 		res = cpu_read_mem(v, i, &val, operand_bytes(v));
 	else
-		val = v->gpr[insn_rm(i)] & (cpu_code64(v) ? ~0ull : ~0u);
+		val = gpr_get(v, insn_rm(i), operand_bytes(v));
 	if (res)
 		return res;
 	if (vmcs_rows[a.f].type == EXIT && !(VMX_MISC_VALUE & MISC_VMWRITE_ANY))
@@ -328,12 +329,6 @@ int op_vmresume(struct vcpu *v, const struct insn *i)
 enum invept_type { INVEPT_CONTEXT = 1, INVEPT_GLOBAL = 2 };
 enum invvpid_type { INVVPID_ADDRESS, INVVPID_CONTEXT, INVVPID_ALL, INVVPID_CONTEXT_GLOBALS };
 
-/* The type that INVEPT and INVVPID take from a register. */
-static u64 inv_type(const struct vcpu *v, const struct insn *i)
-{
-	return v->gpr[insn_reg(i)] & (cpu_code64(v) ? ~0ull : ~0u);
-}
-
 int op_invept(struct vcpu *v, const struct insn *i)
 {
 	struct vmx *x = v->vmx;
@@ -342,7 +337,7 @@ int op_invept(struct vcpu *v, const struct insn *i)
 
 	if (res)
 		return res;
-	type = inv_type(v, i);
+	type = gpr_get(v, insn_reg(i), operand_bytes(v));
 	if (type != INVEPT_CONTEXT && type != INVEPT_GLOBAL)
 		return fail(v, VMXERR_INVALID_OPERAND);
 	res = cpu_read_mem(v, i, d, 16);
@@ -362,7 +357,7 @@ int op_invvpid(struct vcpu *v, const struct insn *i)
 
 	if (res)
 		return res;
-	type = inv_type(v, i);
+	type = gpr_get(v, insn_reg(i), operand_bytes(v));
 	if (type > INVVPID_CONTEXT_GLOBALS)
 		return fail(v, VMXERR_INVALID_OPERAND);
 	res = cpu_read_mem(v, i, d, 16);

@@ -361,7 +361,7 @@ static bool shadowed(struct vcpu *v, u64 encoding, bool write)
 
 static int vm_read_write(struct vcpu *v, const struct insn *i, bool write)
 {
-	u64 encoding = v->gpr[insn_reg(i)] & (cpu_code64(v) ? ~0ull : ~0u);
+	u64 encoding = gpr_get(v, insn_reg(i), cpu_code64(v) ? 8 : 4);
 
 	if (!shadowed(v, encoding, write))
 		return exit_operand(v, i, write ? VMEXIT_VMWRITE : VMEXIT_VMREAD);

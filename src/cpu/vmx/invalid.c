@@ -89,8 +89,7 @@ static bool refuse_entry(struct vcpu *v)
 	vmx_save_guest(v);
 	efer = vmcs_get(v->vmx, VMCS_GUEST_IA32_EFER);
 	if (!v->vmx->run_pending)
-		vmcs_put(v->vmx, VMCS_VM_ENTRY_INTR_INFO_FIELD,
-			 vmcs_get(v->vmx, VMCS_VM_ENTRY_INTR_INFO_FIELD) & ~(u64)INTR_INFO_VALID);
+		vmx_injected(v->vmx);
 	vmcs_put(v->vmx, VMCS_GUEST_IA32_EFER, v->efer); /* exits need not have saved it */
 	bad = vmx_check(v, VMCHECK_GUEST);
 	vmcs_put(v->vmx, VMCS_GUEST_IA32_EFER, efer);

@@ -218,6 +218,13 @@ __attribute__((always_inline)) static inline void vmcs_put(struct vmx *x, enum v
 	memcpy(x->vmcs + vmcs_rows[f].offset, &val, bytes[vmcs_rows[f].width]);
 }
 
+/* What the VMCS wanted injected has been. */
+static inline void vmx_injected(struct vmx *x)
+{
+	vmcs_put(x, VMCS_VM_ENTRY_INTR_INFO_FIELD,
+		 vmcs_get(x, VMCS_VM_ENTRY_INTR_INFO_FIELD) & ~(u64)INTR_INFO_VALID);
+}
+
 /* The fields of a kind that segments have lie in the order of enum seg: element @n of the array that @first begins. */
 static inline void *vmcs_at(struct vmx *x, enum vmcs_field first, unsigned int n, unsigned int bytes)
 {
