@@ -56,10 +56,8 @@ static void *bounce_begin(struct vcpu *v, gva_t la, unsigned int size, u32 acc)
 	unsigned int keep = acc & ACC_LOCK ? 15 : CACHE_LINE - 1;
 	int res;
 
-	if (unlikely(size > sizeof(b->buf) - CACHE_LINE)) {
-		v->stop = CPU_STOP_INTERNAL;
-		return give_up(v, OP_STOP);
-	}
+	if (unlikely(size > sizeof(b->buf) - CACHE_LINE))
+		return give_up(v, cpu_internal(v, INTERNAL_ENGINE));
 	if ((acc & ACC_LOCK) && size <= 8)
 		keep = 0;
 	b->ptr = b->buf + (la & keep);

@@ -427,7 +427,7 @@ struct vcpu {
 
 	/* stops and debugging */
 	struct { u32 index; u8 reason; u8 error; bool done; u64 data, rip; } msr;
-	struct { u32 suberror; u32 ndata; u64 data[16]; } internal;
+	struct { u32 suberror; u32 ndata; u64 data[16]; } internal; /* filled in by cpu_internal() */
 	struct { u32 exception; u64 pc, dr6, dr7; } debug_exit;
 	bool replay;	/* the instruction at replay_rip waits for PIO, MMIO or MSR completion */
 	u64 replay_rip;
@@ -601,6 +601,23 @@ static inline void cpu_window(struct vcpu *v)
 {
 	v->deliver_icount = ~0ull;
 	v->deliver_start = 0;
+}
+
+/* Why the engine gives up; the values of KVM_INTERNAL_ERROR_* where there is one. */
+enum internal_error { INTERNAL_ENGINE, INTERNAL_EMULATION };
+
+/**
+ * cpu_internal() - stop the vCPU at this instruction with CPU_STOP_INTERNAL
+ * @why: INTERNAL_ENGINE a fault of ours, INTERNAL_EMULATION what KVM's emulator cannot do either
+ *
+ * Nothing of an earlier stop is left: user space is shown what is there. Return: OP_STOP.
+ */
+static inline int cpu_internal(struct vcpu *v, enum internal_error why)
+{
+	v->stop = CPU_STOP_INTERNAL;
+	v->internal.suberror = why;
+	v->internal.ndata = 0;
+	return OP_STOP;
 }
 
 static inline bool cpu_has(const struct vcpu *v, enum feature f)

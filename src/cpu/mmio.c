@@ -7,7 +7,6 @@
  */
 #include "cpu/tlb.h"
 
-#define INTERNAL_EMULATION 1 /* KVM_INTERNAL_ERROR_EMULATION */
 
 void mmio_reset(struct vcpu *v)
 {
@@ -59,14 +58,6 @@ static struct mmio_frag *take(struct vcpu *v, gpa_t gpa, unsigned int len, bool 
 	return f;
 }
 
-static int log_full(struct vcpu *v)
-{
-	v->stop = CPU_STOP_INTERNAL;
-	v->internal.suberror = INTERNAL_EMULATION;
-	v->internal.ndata = 0;
-	return OP_STOP;
-}
-
 static void copy(u8 *dst, const u8 *src, unsigned int len)
 {
 	while (len--)
@@ -79,7 +70,7 @@ static int read_frag(struct vcpu *v, gpa_t gpa, u8 *dst, unsigned int len)
 	struct mmio_frag *f = take(v, gpa, len, false, &fresh);
 
 	if (!f)
-		return log_full(v);
+		return cpu_internal(v, INTERNAL_EMULATION);
 	if (fresh)
 		f->done = !v->vm->bus->mmio_read(v, gpa, len, f->data);
 	if (!f->done) {
@@ -97,7 +88,7 @@ static int write_frag(struct vcpu *v, gpa_t gpa, const u8 *src, unsigned int len
 	struct mmio_frag *f = take(v, gpa, len, true, &fresh);
 
 	if (!f)
-		return log_full(v);
+		return cpu_internal(v, INTERNAL_EMULATION);
 	if (fresh) {
 		copy(f->data, src, len);
 		f->done = !v->vm->bus->mmio_write(v, gpa, len, src);

@@ -21,7 +21,6 @@
 #define PTE_NX BIT(63)
 #define PTE_ADDR 0x000ffffffffff000ull
 
-#define INTERNAL_EMULATION 1 /* KVM_INTERNAL_ERROR_EMULATION */
 
 enum walk_result { WALK_OK, WALK_FAULT, WALK_STOP, WALK_EXIT };
 
@@ -482,10 +481,7 @@ static int fetch_nowhere(struct vcpu *v)
 {
 	if (v->cpl)
 		return RAISE_UD(v);
-	v->stop = CPU_STOP_INTERNAL;
-	v->internal.suberror = INTERNAL_EMULATION;
-	v->internal.ndata = 0;
-	return OP_STOP;
+	return cpu_internal(v, INTERNAL_EMULATION);
 }
 
 int mmu_fetch(struct vcpu *v, gva_t la, hva_t *host_page, gpa_t *gpa_page)

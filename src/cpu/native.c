@@ -337,8 +337,7 @@ bool native_intern(struct vcpu *v, const struct emit *e, const void **fn)
 /* A native row whose form the renamer cannot express: a hole in the engine, not the guest's doing. */
 static int op_unhandled(struct vcpu *v, const struct insn *i)
 {
-	v->stop = CPU_STOP_INTERNAL;
-	v->internal.suberror = 1; /* KVM_INTERNAL_ERROR_EMULATION */
+	cpu_internal(v, INTERNAL_EMULATION);
 	v->internal.ndata = 1;
 	v->internal.data[0] = i->id;
 	return OP_STOP;

@@ -375,10 +375,8 @@ static int trace_build(struct vcpu *v, struct build *b, struct trace **out)
 			break;
 		rcache_flush(v);
 	}
-	if (res == -ENOSPC) {
-		v->stop = CPU_STOP_INTERNAL;
-		return OP_STOP;
-	}
+	if (res == -ENOSPC)
+		return cpu_internal(v, INTERNAL_ENGINE);
 	if (res)
 		return res;
 	trace_finish(v, b, t);

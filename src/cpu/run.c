@@ -300,8 +300,7 @@ static void queue_exception(struct vcpu *v)
 	}
 	if (unlikely(v->vm->emulation_exits) && emulation_fails(v)) {
 		v->exc.valid = false;
-		v->internal.suberror = v->internal.ndata = 0;
-		v->stop = CPU_STOP_INTERNAL;
+		cpu_internal(v, INTERNAL_ENGINE);
 		return;
 	}
 	v->inj = v->exc;
@@ -475,6 +474,6 @@ enum cpu_stop cpu_run(struct vcpu *v)
 	while (go && boundary(v))
 		go = cpu_must_step(v) || must_count(v) ? step(v, false) : run_traces(v);
 	if (v->stop == CPU_RUN)
-		v->stop = CPU_STOP_INTERNAL;
+		cpu_internal(v, INTERNAL_ENGINE);
 	return leave(v);
 }

@@ -296,21 +296,13 @@ static int shutdown(struct vcpu *v)
 	return OP_STOP;
 }
 
-static int no_smram(struct vcpu *v)
-{
-	v->internal.suberror = 0;
-	v->internal.ndata = 0;
-	v->stop = CPU_STOP_INTERNAL;
-	return OP_STOP;
-}
-
 int smm_leave(struct vcpu *v)
 {
 	struct smram m = { .save = false };
 	struct smm_state s = { 0 };
 
 	if (mem_read(&v->vm->mem, v->smm, (gpa_t)v->smbase + SMRAM_SAVE, m.byte, sizeof(m.byte)))
-		return no_smram(v);
+		return cpu_internal(v, INTERNAL_ENGINE);
 	move_all(v, &m, &s);
 	if (!v->smm_inside_nmi_mask)
 		v->nmi_masked = false;

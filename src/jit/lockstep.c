@@ -210,7 +210,7 @@ static void differ(struct vcpu *v, struct lockstep *l, struct trace *t, int want
 		(unsigned long)l->interp.rip, (unsigned long)l->block.rip, l->before.aflags, l->interp.aflags,
 		l->block.aflags, l->interp.exc.valid, l->block.exc.valid, same_memory(l) ? "same" : "differs",
 		memcmp(l->interp.fp, l->block.fp, FP_BYTES) ? "differ" : "same");
-	v->stop = CPU_STOP_INTERNAL;
+	cpu_internal(v, INTERNAL_ENGINE);
 }
 
 static bool same_state(const struct state *a, const struct state *b)

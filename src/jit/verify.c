@@ -285,7 +285,7 @@ bool verify_block(struct work *w, const struct block *b)
 	if (verify_quietly(w, b))
 		return true;
 	tell(w->j->verify);
-	w->v->stop = CPU_STOP_INTERNAL;
+	cpu_internal(w->v, INTERNAL_ENGINE);
 	atomic_fetch_or(&w->v->request, REQ_INSN);
 	return false;
 }

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "kvm/sig.h"
 #include "kvm/sys.h"
 
 /* ---- cpu_bus ------------------------------------------------------------------------------------------ */
@@ -137,7 +138,7 @@ void lock_send_sigbus(struct kvm_vcpu *k)
 	memset(&info, 0, sizeof(info));
 	info.si_signo = SIGBUS;
 	info.si_code = BUS_ADRALN;
-	sys_call(SYS_rt_tgsigqueueinfo, getpid(), base_gettid(), SIGBUS, &info);
+	signal_resend(SIGBUS, &info);
 }
 
 long lock_check_cap(const struct kvm_vm *vm)

@@ -51,6 +51,8 @@ static inline void signal_leave(void)
 void signal_start(void);
 /* Adopt handlers installed by plain sigaction(2) since; cheap after a thread's first call. */
 void signal_adopt(void);
+/* Send this thread a signal, with what came or would have come with it. */
+void signal_resend(int sig, const siginfo_t *si);
 /* Send this thread a signal that its handler gets when it leaves the engine. */
 void signal_queue(siginfo_t *si);
 /* Asked first about every illegal instruction; true: it has moved the program counter on. */

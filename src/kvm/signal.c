@@ -87,6 +87,11 @@ static void unlock_user(u64 old)
 	sys_call(SYS_rt_sigprocmask, SIG_SETMASK, &old, NULL, sizeof(u64));
 }
 
+void signal_resend(int sig, const siginfo_t *si)
+{
+	sys_call(SYS_rt_tgsigqueueinfo, sys_call(SYS_getpid, 0), base_gettid(), sig, si);
+}
+
 /* ---- delivery ---------------------------------------------------------------------------------- */
 
 /* The default action, as if we had never been installed. */
@@ -98,7 +103,7 @@ static void default_action(int sig, siginfo_t *si, ucontext_t *uc)
 	kernel_sigaction(sig, &dfl, NULL);
 	*mask &= ~bit(sig);
 	/* A fault would happen again by itself, but one that was queued would not. */
-	sys_call(SYS_rt_tgsigqueueinfo, sys_call(SYS_getpid, 0), base_gettid(), sig, si);
+	signal_resend(sig, si);
 }
 
 static void block(u64 mask)
@@ -141,7 +146,7 @@ static void defer(int sig, siginfo_t *si, ucontext_t *uc)
 	}
 	*mask |= bit(sig);
 	block(bit(sig));
-	sys_call(SYS_rt_tgsigqueueinfo, sys_call(SYS_getpid, 0), base_gettid(), sig, si);
+	signal_resend(sig, si);
 	if (self->running)
 		vcpu_request(self->running, REQ_EXIT);
 }
@@ -182,7 +187,7 @@ void signal_queue(siginfo_t *si)
 		self->deferred = true;
 	}
 	self->mask &= ~mask; /* the kernel forces such a signal too */
-	sys_call(SYS_rt_tgsigqueueinfo, sys_call(SYS_getpid, 0), base_gettid(), si->si_signo, si);
+	signal_resend(si->si_signo, si);
 }
 
 void signal_restore(void)

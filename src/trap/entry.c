@@ -276,9 +276,14 @@ int trap_dispatch(struct trap_thread *t)
 			     trap_text_end - trap_text, &t->selector);
 }
 
+struct trap_stack trap_kernel_stack(const struct trap_thread *t)
+{
+	return (struct trap_stack){ .sp = (u64)t + TRAP_HEADER, .size = TRAP_REGION - TRAP_HEADER };
+}
+
 int trap_arm(struct trap_thread *t)
 {
-	struct trap_stack s = { .sp = (u64)t + TRAP_HEADER, .size = TRAP_REGION - TRAP_HEADER };
+	struct trap_stack s = trap_kernel_stack(t);
 
 	return (int)sys_call(SYS_sigaltstack, &s, NULL) ?: trap_dispatch(t);
 }
@@ -293,7 +298,6 @@ struct sigframe *trap_copy_frame(struct trap_thread *t, const struct sigframe *f
 		memcpy((void *)fp, (const void *)f->fpstate, size);
 		to->fpstate = fp;
 	}
-	to->stack = (struct trap_stack){ .sp = (u64)t + TRAP_HEADER,
-					 .size = TRAP_REGION - TRAP_HEADER };
+	to->stack = trap_kernel_stack(t);
 	return to;
 }

@@ -221,11 +221,6 @@ long trap_sigaltstack(struct trap_thread *t, struct sigframe *f, u64 new, u64 ol
 	return old && copy_out(old, &was, sizeof(was)) ? -EFAULT : 0;
 }
 
-static struct trap_stack kernel_stack(const struct trap_thread *t)
-{
-	return (struct trap_stack){ .sp = (u64)t + TRAP_HEADER, .size = TRAP_REGION - TRAP_HEADER };
-}
-
 /* ---- handlers -------------------------------------------------------------------------------- */
 
 u64 trap_fpsize(u64 fpstate)
@@ -257,8 +252,7 @@ static struct sigframe *default_action(int sig, struct sigframe *ctx, struct sig
 	sys_call(SYS_rt_sigaction, sig, &dfl, NULL, sizeof(u64));
 	ctx->mask = via->mask & ~sig_bit(sig);
 	if (via->info.si_code <= 0 || sig == SIGSYS || !is_fault(sig))
-		sys_call(SYS_rt_tgsigqueueinfo, sys_call(SYS_getpid, 0), base_gettid(), sig,
-			 &via->info);
+		signal_resend(sig, &via->info);
 	return ctx;
 }
 
@@ -328,7 +322,7 @@ struct sigframe *trap_deliver(struct trap_thread *t, int sig, struct sigframe *c
 	mask = via->mask | a.mask | (a.flags & SA_NODEFER ? 0 : sig_bit(sig));
 	*via = (struct sigframe){
 		.uc_flags = via->uc_flags,
-		.stack = kernel_stack(t),
+		.stack = trap_kernel_stack(t),
 		.cs = ctx->cs,
 		.ss = ctx->ss,
 		.gs = ctx->gs,
@@ -349,7 +343,7 @@ struct sigframe *trap_deliver(struct trap_thread *t, int sig, struct sigframe *c
 struct sigframe *trap_sigreturn(struct trap_thread *t, struct sigframe *f)
 {
 	struct sigframe *from = (struct sigframe *)(f->rsp - 8), was;
-	struct trap_stack s = kernel_stack(t);
+	struct trap_stack s = trap_kernel_stack(t);
 
 	if (copy_in(&was, (u64)from, sizeof(was)))
 		goto bad;
@@ -444,7 +438,7 @@ struct sigframe *trap_nested(struct trap_thread *t, int sig, struct sigframe *f)
 		trap_plain(sig, &f->info, &f->uc_flags);
 	} else {
 		f->mask |= sig_bit(sig);
-		sys_call(SYS_rt_tgsigqueueinfo, sys_call(SYS_getpid, 0), base_gettid(), sig, &f->info);
+		signal_resend(sig, &f->info);
 	}
 	t->restore = 1;
 	return NULL;

@@ -135,6 +135,21 @@ static int start_carrier(struct birth *b)
 	return -r;
 }
 
+/* What every new task of the client begins with. Return: the frame it leaves with. */
+static struct sigframe *inherit(struct trap_thread *to, const struct trap_thread *t, const struct sigframe *f,
+				u64 flags, u64 stack, u64 tls)
+{
+	struct sigframe *tf = trap_copy_frame(to, f);
+
+	tf->rax = 0;
+	if (stack)
+		tf->rsp = stack;
+	to->client_fs = flags & CLONE_SETTLS ? tls : t->client_fs;
+	to->blocks_sys = t->blocks_sys;
+	to->filter = t->filter;
+	return tf;
+}
+
 static long new_thread(struct trap_thread *t, const struct sigframe *f, u64 flags, u64 stack,
 		       u64 ptid, u64 ctid, u64 tls)
 {
@@ -145,15 +160,9 @@ static long new_thread(struct trap_thread *t, const struct sigframe *f, u64 flag
 
 	if (!b.t)
 		return -ENOMEM;
-	b.f = trap_copy_frame(b.t, f);
-	b.f->rax = 0;
-	if (stack)
-		b.f->rsp = stack;
-	b.t->client_fs = flags & CLONE_SETTLS ? tls : t->client_fs;
+	b.f = inherit(b.t, t, f, flags, stack, tls);
 	b.t->clear_tid = flags & CLONE_CHILD_CLEARTID ? ctid : 0;
 	b.t->carried = true;
-	b.t->blocks_sys = t->blocks_sys;
-	b.t->filter = t->filter;
 	b.t->actions = t->actions;
 	r = start_carrier(&b);
 	if (r) {
@@ -266,14 +275,8 @@ static long new_vfork(struct trap_thread *t, const struct sigframe *f, u64 flags
 		trap_free(c);
 		return -ENOMEM;
 	}
-	cf = trap_copy_frame(c, f);
-	cf->rax = 0;
-	if (stack)
-		cf->rsp = stack;
-	c->client_fs = flags & CLONE_SETTLS ? tls : t->client_fs;
-	c->blocks_sys = t->blocks_sys;
+	cf = inherit(c, t, f, flags, stack, tls);
 	c->altstack = t->altstack;
-	c->filter = t->filter;
 	pid = call_vfork(flags, ptid, c, cf);
 	trap_free_actions(c->actions);
 	trap_free(c);

@@ -117,9 +117,11 @@ void trap_free(struct trap_thread *t);
 int trap_dispatch(struct trap_thread *t);
 /* And its handlers run on @t; not to be called on such a stack. */
 int trap_arm(struct trap_thread *t);
-/* A copy of @f where @t's first frame would be. */
+/* The alternate stack that the kernel knows of. */
+struct trap_stack trap_kernel_stack(const struct trap_thread *t);
 /* Bytes of vector state, which knows its own size. */
 u64 trap_fpsize(u64 fpstate);
+/* A copy of @f where @t's first frame would be. */
 struct sigframe *trap_copy_frame(struct trap_thread *t, const struct sigframe *f);
 
 /* ---- signals (signal.c) ---------------------------------------------------------------------- */

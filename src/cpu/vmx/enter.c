@@ -222,9 +222,7 @@ static int finish_entry(struct vcpu *v)
 	atomic_fetch_or(&v->request, REQ_EVENT);
 	if ((x->c.proc2 & PROC2_VAPIC_ACCESS) && !mem_slot_find(&v->vm->mem, v->smm, x->c.apic_access)) {
 		/* As KVM, which has to map the page. */
-		v->stop = CPU_STOP_INTERNAL;
-		v->internal.suberror = 1;
-		v->internal.ndata = 0;
+		cpu_internal(v, INTERNAL_EMULATION);
 	} else if (x->activity == ACTIVITY_HLT && !v->inj.valid && !v->pending_db)
 		v->stop = CPU_STOP_HLT;
 	return OP_JUMP;

@@ -6,7 +6,6 @@
  */
 #include "cpu/vmx/vmx.h"
 
-#define INTERNAL_EMULATION 1 /* KVM_INTERNAL_ERROR_EMULATION */
 #define RPL(v, n) ((v)->seg[n].sel & 3u)
 #define V86_AR 0xf3u
 
@@ -103,9 +102,7 @@ static bool refuse_entry(struct vcpu *v)
 
 static bool cannot_emulate(struct vcpu *v)
 {
-	v->stop = CPU_STOP_INTERNAL;
-	v->internal.suberror = INTERNAL_EMULATION;
-	v->internal.ndata = 0;
+	cpu_internal(v, INTERNAL_EMULATION);
 	return true;
 }
 
