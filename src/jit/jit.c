@@ -14,6 +14,7 @@
 #ifndef HWCAP2_FSGSBASE
 #define HWCAP2_FSGSBASE 2
 #endif
+#define HEAT 24 /* entries of a trace before it is translated */
 
 /* RDGSBASE and RORX */
 static bool host_fits(void)
@@ -106,8 +107,10 @@ static void destroy(struct vcpu *v)
 	if (!v->jit)
 		return;
 	tell_stats(v);
-	if (v->jit->lockstep)
+	if (v->jit->lockstep) {
 		lockstep_tell(v);
+		munmap(v->jit->lockstep, lockstep_size());
+	}
 	xmem_destroy(&v->jit->x);
 	verify_free(v->jit->verify);
 	munmap(v->jit, sizeof(*v->jit));
@@ -123,15 +126,6 @@ static const struct translator translator = { TRANSLATOR };
 static const struct translator forced_translator = { TRANSLATOR, .run = force_run };
 static const struct translator lockstep_translator = { TRANSLATOR, .run = lockstep_run };
 
-/* Tests translate at once. */
-static u16 heat(void)
-{
-	const char *s = getenv("CASEMENT_HEAT");
-	int n = s ? atoi(s) : 0;
-
-	return n > 0 && n < 65536 ? (u16)n : 24;
-}
-
 /* Debug builds and tests look at each block before it runs. */
 static bool verify_wanted(void)
 {
@@ -142,13 +136,35 @@ static bool verify_wanted(void)
 #endif
 }
 
+static int checks_attach(struct jit *j)
+{
+	if (getenv("CASEMENT_LOCKSTEP")) {
+		j->lockstep = mmap(NULL, lockstep_size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (j->lockstep == MAP_FAILED) {
+			j->lockstep = NULL;
+			return -ENOMEM;
+		}
+	}
+	if (verify_wanted()) {
+		j->verify = verify_make();
+		if (!j->verify)
+			return -ENOMEM;
+	}
+	return 0;
+}
+
 int jit_attach(struct vcpu *v)
 {
+	u16 heat = HEAT;
+	u32 force = 0;
 	struct jit *j;
 	int err;
 
 	if (!host_fits())
 		return -EOPNOTSUPP;
+	err = force_from_environment(&force) ?: heat_from_environment(&heat);
+	if (err)
+		return err;
 	j = mmap(NULL, sizeof(*j), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (j == MAP_FAILED)
 		return -ENOMEM;
@@ -158,16 +174,14 @@ int jit_attach(struct vcpu *v)
 		return err;
 	}
 	v->jit = j;
-	if (getenv("CASEMENT_LOCKSTEP")) {
-		j->lockstep = mmap(NULL, lockstep_size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-		if (j->lockstep == MAP_FAILED)
-			j->lockstep = NULL;
+	err = checks_attach(j);
+	if (err) {
+		destroy(v);
+		return err;
 	}
-	v->heat = heat();
+	v->heat = heat;
+	j->force = force;
 	glue_make(v);
-	if (verify_wanted())
-		j->verify = verify_make();
-	j->force = force_from_environment();
 	j->limit = j->force & FORCE_TINY ? j->glue_end + BLOCK_ROOM + TINY_SIZE : CODE_SIZE;
 	v->tr = j->lockstep ? &lockstep_translator : j->force & FORCE_KICK ? &forced_translator : &translator;
 	return 0;

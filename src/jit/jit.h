@@ -13,8 +13,8 @@
  * jit_attach() - give a vCPU the translator
  * @v: newly created
  *
- * Return: 0; -EOPNOTSUPP the host lacks what translated code needs (RDGSBASE, BMI2); -ENOMEM or -errno of
- * xmem_create().
+ * Return: 0; -EOPNOTSUPP the host lacks what translated code needs (RDGSBASE, BMI2); -EINVAL CASEMENT_FORCE or
+ * CASEMENT_HEAT is wrong, as has been told on stderr; -ENOMEM or -errno of xmem_create().
  */
 int jit_attach(struct vcpu *v);
 

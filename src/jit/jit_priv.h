@@ -423,5 +423,7 @@ extern bool (*verify_test)(struct work *w, const struct block *b);
 
 /* ---- force.c ---------------------------------------------------------------------------------------- */
 
-u32 force_from_environment(void);
+/* CASEMENT_FORCE=slow,tiny and CASEMENT_HEAT=1: 0, or -EINVAL with what is wrong told on stderr. */
+int force_from_environment(u32 *force);
+int heat_from_environment(u16 *heat);
 int force_run(struct vcpu *v, const struct insn *first);

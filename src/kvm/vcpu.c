@@ -67,8 +67,9 @@ static int vcpu_init(struct kvm_vcpu *k, u32 id)
 	if (r)
 		return r;
 	nested_init(k);
-	if (vm->guard.opt.engine == ENGINE_JIT)
-		(void)jit_attach(k->v); /* a host that cannot: the interpreter */
+	/* a host that cannot: the interpreter; one that was asked wrongly: told */
+	if (vm->guard.opt.engine == ENGINE_JIT && jit_attach(k->v) == -EINVAL)
+		return -EINVAL;
 	guard_vcpu_init(&k->guard, &vm->guard, k->v);
 	if (!vm->guard.lock.offered)
 		k->v->msr_val[MSR_SLOT_CORE_CAPABILITIES] = 0;

@@ -9,6 +9,7 @@
  */
 #include "tap.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -167,8 +168,14 @@ static void new_tier(struct tier *t, const char *force, const char *heat)
 	if (force) {
 		setenv("CASEMENT_FORCE", force, 1);
 		setenv("CASEMENT_HEAT", heat, 1);
-		if (jit_attach(t->v))
+		switch (jit_attach(t->v)) {
+		case 0:
+			break;
+		case -EOPNOTSUPP:
 			skip_all("the host has not what translated code needs");
+		default:
+			bail_out("jit_attach");
+		}
 	}
 	t->v->ncpuid = cpuid_supported(t->v->cpuid, CPUID_ENTRIES_MAX);
 	cpuid_adopt(t->v);
