@@ -58,7 +58,7 @@ static struct code_page *page_get(struct rcache *rc, gpa_t page)
 	p->writes = 0;
 	p->patience = PATIENCE_FIRST;
 	p->verified = 0;
-	p->traces = 0;
+	p->traces = p->code = 0;
 	p->hash_next = rc->page_hash[hash_page(page)];
 	rc->page_hash[hash_page(page)] = n;
 	return p;
@@ -166,6 +166,17 @@ void page_add(struct rcache *rc, struct trace *t, gpa_t page)
 	page_take(p, t);
 	*next_on_page(t, page) = p->traces;
 	p->traces = trace_ref(rc, t);
+}
+
+void page_add_code(struct rcache *rc, struct trace *t)
+{
+	struct code_page *p = page_lookup(rc, t->gpa & PAGE_MASK);
+
+	if (!p || t->listed || t->gpa2 != ~0ull)
+		return;
+	t->listed = true;
+	t->code_next = p->code;
+	p->code = trace_ref(rc, t);
 }
 
 /* ---- written code --------------------------------------------------------------------------------- */

@@ -285,7 +285,7 @@ static void trace_finish(struct vcpu *v, struct build *b, struct trace *t)
 	t->key = (u16)v->mode_key;
 	t->verified = v->verify;
 	t->lin = TLB_NEVER;
-	t->dead = t->aliased = t->apart = false;
+	t->dead = t->aliased = t->apart = t->listed = false;
 	t->remakes = 0;
 	t->block = 0;
 	t->code = NULL;
@@ -336,6 +336,8 @@ static void overwrite(struct vcpu *v, struct trace *old, const struct trace *new
 	old->hash_next = was.hash_next;
 	old->page_next = was.page_next;
 	old->page_next2 = was.page_next2;
+	old->code_next = was.code_next;
+	old->listed = was.listed;
 	old->room = was.room;
 	old->lin = was.lin;
 	old->aliased = was.aliased;
@@ -466,14 +468,18 @@ static int page_verify(struct vcpu *v, const struct build *b, const struct trace
 
 	if (!p || p->verified == v->verify)
 		return OP_NEXT;
-	for (u32 ref = p->traces; ref;) {
-		struct trace *t = trace_at(v->rc, ref);
+	for (u32 *link = &p->code; *link;) {
+		struct trace *t = trace_at(v->rc, *link);
 		unsigned int off = (unsigned int)(t->gpa & ~PAGE_MASK);
-		bool same;
+		bool same = false;
 
-		ref = *next_on_page(t, b->page);
-		if (t == found || t->dead || !t->block || t->gpa2 != ~0ull || t->verified == v->verify ||
-		    t->verified == TRACE_STALE)
+		if (t->dead || !t->block) { /* no longer */
+			t->listed = false;
+			*link = t->code_next;
+			continue;
+		}
+		link = &t->code_next;
+		if (t == found || t->verified == v->verify || t->verified == TRACE_STALE)
 			continue;
 		if (compare(v, b->host + off, trace_src(t), t->nbytes, b->page, &same))
 			return OP_STOP;
@@ -582,6 +588,8 @@ void rcache_set_code(struct vcpu *v, struct trace *t, const void *entry, const v
 
 	t->rec[0].fn = entry ? entry : t->first;
 	t->code = code;
+	if (entry)
+		page_add_code(v->rc, t);
 	for (unsigned int way = 0; way < 2; way++)
 		if (j[way].rec == t->rec)
 			j[way].code = code ? code : v->interp_entry;

@@ -33,6 +33,7 @@
  * @nbytes: source bytes
  * @n: records, not counting the end record
  * @page_next, @page_next2: lists of the first page and, if it crosses, of the second
+ * @code_next, @listed: list of the page's translated traces, and whether it is there
  * @dead: invalidated; unreachable except by the code that is running it
  * @apart: each access gets a check of its own
  * @heat: entries left until it is translated
@@ -48,12 +49,14 @@ struct trace {
 	u32 hash_next;	/* arena offset / 8, 0 = none */
 	u32 page_next;
 	u32 page_next2;
+	u32 code_next;
 	u16 key;
 	u16 nbytes;
 	u8 n;
 	bool dead : 1;
 	bool aliased : 1;
 	bool apart : 1;
+	bool listed : 1;
 	u8 remakes;
 	u16 room;
 	u16 heat;
@@ -74,6 +77,7 @@ struct code_page {
 	u64 granules;	/* 64-byte granules that hold source bytes */
 	u64 verified;	/* vcpu.verify at which all translated traces here were compared */
 	u32 traces;	/* arena offset / 8 of the first */
+	u32 code;	/* of the first that is translated and lies in this page alone, or was */
 	u32 hash_next;	/* index + 1 */
 	u16 writes, patience;
 };

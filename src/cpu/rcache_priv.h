@@ -34,5 +34,7 @@ void page_unmark(struct vcpu *v, gpa_t page);
 /* t's bytes are those in memory: writes to them must be noticed. @remade: they were others before. */
 void page_cover(struct vcpu *v, const struct trace *t, bool remade);
 void page_add(struct rcache *rc, struct trace *t, gpa_t page);
+/* t has been translated. */
+void page_add_code(struct rcache *rc, struct trace *t);
 /* Out of the hash, and its block with it. It leaves its page's list when that page is next written. */
 void trace_discard(struct vcpu *v, struct trace *t);

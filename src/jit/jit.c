@@ -51,7 +51,7 @@ static void unlink_trace(struct vcpu *v, struct trace *t)
 
 static void relink_trace(struct vcpu *v, struct trace *t)
 {
-	link_in(v, t->block);
+	relink_block(v, t->block);
 }
 
 /* Memory that will be filled again, if it is, far more slowly than it can be had. */

@@ -50,13 +50,14 @@ static gpa_t exit_target(const struct jit *j, const struct exit *x)
 	return t->block == x->from ? (t->gpa & PAGE_MASK) | x->off : ~0ull;
 }
 
-void link_in(struct vcpu *v, u32 n)
+static void link_in(struct vcpu *v, u32 n)
 {
 	struct jit *j = v->jit;
 	const struct trace *t = j->block[n].t;
 	u32 *list = waiting(j, t->gpa);
 
-	if (!alive(t) || t->verified != v->verify)
+	j->block[n].awaited = !alive(t) || t->verified != v->verify;
+	if (j->block[n].awaited)
 		return;
 	while (*list) {
 		u32 k = *list - 1;
@@ -87,10 +88,13 @@ static void link_out(struct vcpu *v, u32 n)
 			continue;
 		x->from = n;
 		t = rcache_peek(v, target, b->t->key);
-		if (t && alive(t) && t->verified == v->verify)
+		if (t && alive(t) && t->verified == v->verify) {
 			link_exit(j, k, t->block);
-		else
-			push(j, waiting(j, target), k);
+			continue;
+		}
+		if (t && t->block)
+			j->block[t->block].awaited = true;
+		push(j, waiting(j, target), k);
 	}
 }
 
@@ -123,4 +127,11 @@ void unlink_block(struct vcpu *v, u32 n)
 		push(j, waiting(j, b->t->gpa), ref - 1);
 	}
 	b->in = 0;
+	b->awaited = true;
+}
+
+void relink_block(struct vcpu *v, u32 n)
+{
+	if (v->jit->block[n].awaited)
+		link_in(v, n);
 }
