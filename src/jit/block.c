@@ -69,7 +69,7 @@ static void put_cold(struct work *w)
 {
 	struct jit *j = w->j;
 	const u8 *const to[] = { [COLD_SLOW] = j->slow, [COLD_OP] = j->op, [COLD_FP] = j->fp,
-				 [COLD_STOP] = j->stop };
+				 [COLD_STOP] = j->stop, [COLD_POLL] = j->stop };
 
 	for (unsigned int n = 0; n < w->ncold; n++) {
 		struct cold *c = &w->cold[n];
@@ -148,7 +148,14 @@ static void put_entries(struct work *w, struct block *b)
 	if (use == USE_SAVED) {
 		put_save_flags(&w->e, R_T);
 		b->saved = start + w->e.n;
-	} else if (use == USE_HOST) {
+		if (w->looped != NO_LOOP) {
+			w->flags = FLAGS_LOOP;
+			w->recipe = w->loop_recipe;
+		}
+	} else {
+		w->looped = NO_LOOP;
+	}
+	if (use == USE_HOST) {
 		put_restore_flags(&w->e, R_T);
 		b->host = start + w->e.n;
 	}
@@ -198,6 +205,7 @@ static bool make_block(struct work *w, struct block *b)
 		if (insn_rows[last->id].traits & T_END) /* the mode may be another one now */
 			w->exit[w->nexits - 1].off = PAGE_SIZE;
 	}
+	b->loop = w->j->used + w->loop_at;
 	w->hot_end = w->e.n;
 	put_cold(w);
 	put_cold_exits(w);
@@ -240,18 +248,22 @@ static void keep_block(struct work *w, struct block *b)
 	link_block(w->v, j->nblocks);
 }
 
-static bool has_loop(const struct work *w)
+static void find_loops(struct work *w)
 {
 	unsigned int begin = w->t->rec[0].off;
 
+	w->loop = w->polled = false;
+	w->last_back = -1;
 	for (unsigned int k = 0; k < w->n; k++) {
 		const struct insn *r = &w->t->rec[k];
-		u64 to = r->off + r->len + (u64)r->imm;
+		u32 to = insn_target(r);
 
-		if ((r->op == op_jcc || r->op == op_jmp_rel) && to >= begin && to <= r->off)
-			return true;
+		if ((r->op != op_jcc && r->op != op_jmp_rel && r->op != op_call_rel) || to > r->off)
+			continue;
+		w->last_back = (int)k;
+		w->loop |= to >= begin && r->op != op_call_rel;
 	}
-	return false;
+	flags_find_loop(w);
 }
 
 /* Block numbers start at 1. */
@@ -278,7 +290,7 @@ void jit_translate(struct vcpu *v, struct trace *t)
 	if (!t->n || !decode_trace(w))
 		return;
 	group_accesses(w);
-	w->loop = has_loop(w);
+	find_loops(w);
 	w->nslots[0] = w->nslots[1] = 0;
 	if (make_block(w, b) && (!j->verify || verify_block(w, b)))
 		keep_block(w, b);

@@ -28,6 +28,8 @@ static void put_poll(struct work *w)
 	struct cold *c = work_cold(w, COLD_STOP, work_site(w, 0, 0));
 
 	c->save_flags = w->flags == FLAGS_HOST;
+	w->polled = true;
+	w->group_in_t = NO_GROUP;
 	put_mov(&w->e, R_T, GPR_RCX);
 	emit_ref(&w->e, false, 0x8b, GPR_RCX, &request);
 	emit1(&w->e, 0xe3); /* jrcxz: over the jump */
@@ -36,23 +38,47 @@ static void put_poll(struct work *w)
 	put_mov(&w->e, GPR_RCX, R_T);
 }
 
-static u32 target_off(const struct insn *r)
+/* One look is enough: a block is run through once. */
+void put_early_poll(struct work *w)
 {
-	return (u32)(r->off + r->len + (u64)r->imm);
+	struct mem_ref request = ref_gs(OFF(request));
+
+	if (w->polled || (int)w->k > w->last_back || (w->flags != FLAGS_SAVED && w->flags != FLAGS_RECIPE &&
+						      w->flags != FLAGS_LOOP))
+		return;
+	emit_ref(&w->e, false, 0x83, 7, &request);
+	emit1(&w->e, 0);
+	cold_from(work_cold(w, COLD_POLL, w->site), emit_jcc(&w->e, CC_NE));
+	w->polled = true;
 }
 
 static void poll_backward(struct work *w)
 {
 	const struct insn *r = work_rec(w);
 
-	if (target_off(r) <= r->off)
+	if (insn_target(r) <= r->off && !w->polled)
 		put_poll(w);
+}
+
+/* The flags are made by the loop's recipe if something looks before the next pass makes others. */
+static void mark_flags(struct work *w)
+{
+	struct mem_ref m = ref_gs(OFF(aflags) + 1);
+
+	emit_ref(&w->e, false, 0xc6, 0, &m);
+	emit1(&w->e, AFLAGS_LOOP >> 8);
 }
 
 static void put_direct(struct work *w, int cc)
 {
+	bool loop = w->looped == w->k && w->flags == FLAGS_HOST && w->candidate == (int)w->loop_recipe.index &&
+		    !(w->loop_fp & ~w->fp_ok);
+
 	poll_backward(w);
-	put_exit(w, cc, target_off(work_rec(w)));
+	if (loop)
+		mark_flags(w);
+	put_exit(w, cc, insn_target(work_rec(w)));
+	w->exit[w->nexits - 1].loop = loop;
 }
 
 static void put_jcc(struct work *w)
@@ -80,6 +106,7 @@ static struct mem_ref put_stack(struct work *w, struct mem_ref (*address)(struct
 	work_site(w, 0, 0);
 	w->j->site[w->site].flags = w->flags;
 	w->j->site[w->site].recipe = w->recipe;
+	put_early_poll(w);
 	return put_operand(w, address, 8, write);
 }
 
@@ -158,10 +185,11 @@ static void put_call_rel(struct work *w)
 {
 	struct mem_ref top;
 
-	poll_backward(w); /* not later: the push would be done twice */
+	if (operand_is_checked(w)) /* else the look comes with the check; later, the push would be done twice */
+		poll_backward(w);
 	top = put_stack(w, below_sp, true);
 	put_return_address(w, &top);
-	put_exit(w, -1, target_off(work_rec(w)));
+	put_exit(w, -1, insn_target(work_rec(w)));
 }
 
 /* A target that is not canonical is the branch's fault: the handler's business. */

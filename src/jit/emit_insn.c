@@ -122,9 +122,17 @@ static void put_mem(struct work *w, struct rename *rn)
 	work_site(w, d->mem_size, acc);
 	w->j->site[w->site].flags = w->flags;
 	w->j->site[w->site].recipe = w->recipe;
+	put_early_poll(w);
 	if (native_waits_x87(d)) /* it can fault: not before there is a site */
 		emit1(&w->e, 0x9b);
 	rn->mem = put_operand(w, put_address, d->mem_size, d->mem_acc & MEM_W);
+}
+
+/* The way of a loop leads here. */
+static void loop_begins(struct work *w)
+{
+	w->loop_at = w->e.n;
+	w->loop_fp = w->fp_ok;
 }
 
 static void put_copy(struct work *w)
@@ -140,6 +148,8 @@ static void put_copy(struct work *w)
 		rn.host[g] = jit_host[g];
 	if (d->vector)
 		put_fp_check(w);
+	if (!w->k)
+		loop_begins(w);
 	if (mem)
 		put_mem(w, &rn);
 	else if (insn_has_site(d, work_rec(w)))
@@ -172,6 +182,8 @@ void put_insn(struct work *w)
 	w->site = NO_SITE;
 	w->start[w->k] = w->e.n;
 	w->copied[w->k] = NOT_COPIED;
+	if (!w->k)
+		loop_begins(w);
 	if (insn_rows[r->id].traits & T_NOP)
 		return;
 	if (put_template(w))

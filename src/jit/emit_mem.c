@@ -106,8 +106,8 @@ static unsigned int emit_slot_probe(struct emit *e, s32 slot, s32 most)
 	emit_alu_imm(e, true, 7, R_I, most);
 	miss = emit_jcc(e, CC_A);
 	emit_ref(e, true, 0x03, R_T, &delta);
-	for (unsigned int n = 0; n < 2; n++)
-		emit4(e, 0x90666666); /* a NOP of four bytes */
+	emit4(e, 0x00841f0f); /* a NOP of eight bytes */
+	emit4(e, 0);
 	return miss;
 }
 

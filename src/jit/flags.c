@@ -43,10 +43,10 @@ static bool repeatable(const struct decode *d)
 	}
 }
 
-static struct recipe make_recipe(const struct work *w)
+static struct recipe make_recipe(const struct work *w, int made)
 {
-	const struct decode *d = &w->d[w->candidate];
-	struct recipe r = { .index = (u8)w->candidate };
+	const struct decode *d = &w->d[made];
+	struct recipe r = { .index = (u8)made };
 	u16 others;
 
 	if (!d->gpr_write)
@@ -73,13 +73,13 @@ static struct recipe make_recipe(const struct work *w)
 	return r;
 }
 
-/* Does everything the recipe needs stay as it is until the flags are overwritten, from instruction w->k on? */
-static bool recipe_lives(const struct work *w)
+/* Does everything the recipe needs stay as it is until the flags are overwritten, from instruction k on? */
+static bool recipe_lives(const struct work *w, int candidate, unsigned int k)
 {
-	const struct decode *made = &w->d[w->candidate];
+	const struct decode *made = &w->d[candidate];
 	u16 need = made->gpr_read | made->gpr_write;
 
-	for (unsigned int k = w->k; k < w->n; k++) {
+	for (; k < w->n; k++) {
 		const struct decode *d = &w->d[k];
 
 		if (!insn_is_inline(d, &w->t->rec[k]) || flags_needed(d))
@@ -98,9 +98,9 @@ void flags_give_up(struct work *w)
 		w->flags = FLAGS_SAVED;
 	if (w->flags != FLAGS_HOST)
 		return;
-	if (w->candidate >= 0 && recipe_lives(w)) {
+	if (w->candidate >= 0 && recipe_lives(w, w->candidate, w->k)) {
 		w->flags = FLAGS_RECIPE;
-		w->recipe = make_recipe(w);
+		w->recipe = make_recipe(w, w->candidate);
 		return;
 	}
 	put_save_flags(&w->e, R_T);
@@ -122,17 +122,45 @@ void flags_to_saved(struct work *w)
 	w->flags = FLAGS_SAVED;
 }
 
+/* Whose flags could be had by repeating it, behind instruction k. */
+static int next_candidate(const struct work *w, int candidate, unsigned int k)
+{
+	const struct decode *d = &w->d[k], *made;
+
+	if (d->flags_write)
+		return repeatable(d) && flags_replaced(d) ? (int)k : -1;
+	if (candidate < 0)
+		return -1;
+	made = &w->d[candidate];
+	return d->gpr_write & (made->gpr_read | made->gpr_write) ? -1 : candidate;
+}
+
 void flags_after(struct work *w)
 {
-	const struct decode *d = work_decode(w);
-
-	if (d->flags_write) {
+	if (work_decode(w)->flags_write)
 		w->flags = FLAGS_HOST;
-		w->candidate = repeatable(d) && flags_replaced(d) ? (int)w->k : -1;
-	} else if (w->candidate >= 0) {
-		const struct decode *made = &w->d[w->candidate];
+	w->candidate = next_candidate(w, w->candidate, w->k);
+}
 
-		if (d->gpr_write & (made->gpr_read | made->gpr_write))
-			w->candidate = -1;
+/*
+ * A conditional jump to the block's own begin, where something looks for memory before the flags are overwritten: what
+ * made them can be run again from there as well, and need not be saved in each pass.
+ */
+void flags_find_loop(struct work *w)
+{
+	int candidate = -1;
+
+	w->looped = NO_LOOP;
+	for (unsigned int k = 0; k < w->n; k++) {
+		const struct insn *r = &w->t->rec[k];
+
+		if (r->op == op_jcc) {
+			if (candidate < 0 || insn_target(r) != w->t->rec[0].off || !recipe_lives(w, candidate, 0))
+				continue;
+			w->looped = (u8)k;
+			w->loop_recipe = make_recipe(w, candidate);
+			return;
+		}
+		candidate = insn_is_inline(&w->d[k], r) ? next_candidate(w, candidate, k) : -1;
 	}
 }

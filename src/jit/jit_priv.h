@@ -36,8 +36,10 @@ extern const u8 jit_host[16];
  * @FLAGS_RECIPE: overwritten, and so will be the guest's before anything reads them; if a fault shows them, the
  *	instruction that made them is run again
  * @FLAGS_EITHER: wherever the block was entered with them; nothing can look before they are overwritten
+ * @FLAGS_LOOP: as FLAGS_SAVED in a loop's first pass, later as FLAGS_RECIPE: AFLAGS_LOOP in vcpu.aflags tells
  */
-enum flag_place { FLAGS_HOST, FLAGS_SAVED, FLAGS_BOTH, FLAGS_RECIPE, FLAGS_EITHER };
+enum flag_place { FLAGS_HOST, FLAGS_SAVED, FLAGS_BOTH, FLAGS_RECIPE, FLAGS_EITHER, FLAGS_LOOP };
+#define AFLAGS_LOOP 0x2800u /* no image of LAHF has these bits */
 
 enum undo { UNDO_NOTHING, UNDO_ADD, UNDO_SUB, UNDO_XOR, UNDO_NEG };
 
@@ -69,7 +71,7 @@ enum slotted { SLOT_NONE, SLOT_READ, SLOT_WRITE };
  * @suspect: how often it was found to miss among many misses
  * @plain_next: what follows touches registers at most: nobody can see where in the shadow of STI it ran
  * @flags: enum flag_place when it begins
- * @recipe: with FLAGS_RECIPE
+ * @recipe: with FLAGS_RECIPE and FLAGS_LOOP
  */
 struct site {
 	u32 host;
@@ -95,6 +97,7 @@ struct site {
  * @next: on the list of those that lead to @to, or that wait for their target
  * @off: target, offset in the page
  * @flags: enum flag_place there
+ * @loop: to the begin of its own block, by the way for that
  */
 struct exit {
 	u32 at;
@@ -104,12 +107,14 @@ struct exit {
 	u32 next;
 	u16 off;
 	u8 flags;
+	bool loop;
 };
 
 /**
  * struct block - a translated trace
  * @saved, @host: entries with the flags in vcpu.aflags and in the host's
  * @likes_host: @host is the shorter way
+ * @loop: entry of its own exits that are so marked
  * @in: exits that lead here, see link.c
  * @awaited: other exits may wait until its trace has been found to be as it was
  * @inline_mask: lockstep: instructions that need no C
@@ -119,6 +124,7 @@ struct block {
 	struct trace *t;
 	u32 saved;
 	u32 host;
+	u32 loop;
 	u32 exit0;
 	u16 nexits;
 	bool likes_host;
@@ -131,7 +137,7 @@ struct block {
 };
 
 /* COLD_MISS searches the next level of the TLB first, in T and I of the probe that missed. */
-enum cold_kind { COLD_MISS, COLD_SLOW, COLD_OP, COLD_FP, COLD_STOP };
+enum cold_kind { COLD_MISS, COLD_SLOW, COLD_OP, COLD_FP, COLD_STOP, COLD_POLL };
 #define NO_WAY_BACK (~0u)
 #define NOT_COPIED (~0u)
 
@@ -177,6 +183,7 @@ struct group {
 	s32 lo, hi;
 };
 #define NO_GROUP 0xff
+#define NO_LOOP 0xff
 
 /* An instruction's group, and the distance of its operand */
 struct plan {
@@ -194,6 +201,11 @@ struct plan {
  * @hot_end: where the paths behind the block begin
  * @nslots: taken so far for reads and for writes
  * @loop: a jump leads back into the block
+ * @looped: instruction whose jump leads to the block's begin with flags that need not be saved there; NO_LOOP
+ * @loop_recipe: how they are made
+ * @loop_at, @loop_fp: where that jump leads: vector state has been tested
+ * @last_back: the last instruction that jumps backward, -1 none
+ * @polled: the request word has been looked at
  * @group_in_t: T holds the host address of this group's begin; NO_GROUP
  */
 struct work {
@@ -213,6 +225,12 @@ struct work {
 	unsigned int nexits;
 	u8 nslots[2];
 	bool loop;
+	u8 looped;
+	u8 loop_fp;
+	struct recipe loop_recipe;
+	u32 loop_at;
+	int last_back;
+	bool polled;
 	u8 group_in_t;
 	u8 ngroups;
 	struct group group[GROUPS];
@@ -317,6 +335,8 @@ void flags_to_host(struct work *w, unsigned int tmp);
 void flags_to_saved(struct work *w);
 /* The instruction has run. */
 void flags_after(struct work *w);
+/* Finds work.looped. */
+void flags_find_loop(struct work *w);
 
 /* ---- blocks -------------------------------------------------------------------------------------- */
 
@@ -333,12 +353,16 @@ bool insn_is_repeated(const struct work *w, const struct insn *r);
 bool is_stack_template(const struct insn *r);
 /* Can the instruction leave the block or call C? */
 bool insn_has_site(const struct decode *d, const struct insn *r);
+/* Where a direct jump goes, from the page's begin */
+static inline u32 insn_target(const struct insn *r) { return (u32)(r->off + r->len + (u64)r->imm); }
 void put_insn(struct work *w);
 bool has_template(const struct insn *r);
 /* One of those that may go through C and then on in the block (emit_sys.c). */
 bool is_sys_template(const struct insn *r);
 bool put_template(struct work *w);	/* false: there is none */
 void put_linear(struct work *w);
+/* Looks for requests where that may clobber the flags, for backward jumps to come; the site is the instruction's. */
+void put_early_poll(struct work *w);
 /* emit_sys.c */
 void put_cli(struct work *w);
 void put_swapgs(struct work *w);

@@ -33,7 +33,7 @@ static void link_exit(struct jit *j, u32 k, u32 n)
 	bool host = x->flags == FLAGS_HOST || (x->flags == FLAGS_BOTH && b->likes_host);
 
 	x->to = n;
-	point(j, x, host ? b->host : b->saved);
+	point(j, x, x->loop && x->from == n ? b->loop : host ? b->host : b->saved);
 	push(j, &b->in, k);
 }
 

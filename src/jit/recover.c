@@ -41,7 +41,7 @@ static void exact_flags(struct vcpu *v, const struct site *s)
 {
 	const struct insn *r;
 
-	if (s->flags != FLAGS_RECIPE)
+	if (s->flags != FLAGS_RECIPE && (s->flags != FLAGS_LOOP || (v->aflags & AFLAGS_LOOP) != AFLAGS_LOOP))
 		return;
 	r = site_rec(v, s);
 	r += s->recipe.index - r->seq;
@@ -356,10 +356,13 @@ int jit_fp(struct vcpu *v, u32 site)
 	return leave(v, r, res);
 }
 
-/* A request is up at a backward jump. */
+/* A request is up, and there is a backward jump ahead. */
 int jit_stop(struct vcpu *v, u32 site)
 {
-	return leave(v, site_rec(v, &v->jit->site[site]), OP_NEXT);
+	const struct site *s = &v->jit->site[site];
+
+	exact_flags(v, s);
+	return leave(v, site_rec(v, s), OP_NEXT);
 }
 
 /* ---- faults ------------------------------------------------------------------------------------------- */

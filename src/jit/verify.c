@@ -35,6 +35,8 @@ static void merge(struct vstate *to, const struct vstate *s)
 {
 	to->host &= s->host;
 	to->saved &= s->saved;
+	to->lazy &= s->lazy;
+	to->marked &= s->marked;
 	to->polled &= s->polled;
 	to->locks &= s->locks;
 	to->fp &= s->fp;
@@ -43,6 +45,7 @@ static void merge(struct vstate *to, const struct vstate *s)
 	to->cmp_type &= s->cmp_type;
 	to->cmp_line &= s->cmp_line;
 	to->cmp_fp &= s->cmp_fp;
+	to->cmp_poll &= s->cmp_poll;
 	for (unsigned int r = 0; r < 16; r++)
 		to->reg[r] = meet(to->reg[r], s->reg[r]);
 	for (unsigned int n = 0; n < GROUPS; n++)
@@ -67,7 +70,6 @@ static void next_insn(struct verify *y, u32 at, struct vstate *s, unsigned int k
 		if (s->reg[r].kind == VAL_NEW)
 			s->reg[r].kind = VAL_HOME;
 	s->k = (u8)k;
-	s->polled = false;
 	s->locks = 0;
 	verify_home(y, at, s, false);
 }
@@ -132,6 +134,23 @@ static bool recipe_holds(const struct verify *y, const struct site *site, unsign
 	return true;
 }
 
+/* The same for instructions in front of the one that made the flags in the pass before: as it left the operands. */
+bool verify_loop_recipe(const struct verify *y, const struct recipe *how, unsigned int k)
+{
+	const struct decode *made = &y->w->d[how->index];
+	u16 need = made->gpr_read | made->gpr_write;
+
+	if (y->w->looped == NO_LOOP || memcmp(how, &y->w->loop_recipe, sizeof(*how)) || !flags_replaced(made))
+		return false;
+	for (unsigned int i = 0; i < y->w->n; i++) {
+		bool between = k > how->index ? i > how->index && i < k : i < k;
+
+		if (between && (y->w->d[i].gpr_write & need || y->w->d[i].flags_write))
+			return false;
+	}
+	return true;
+}
+
 bool verify_site_at(struct verify *y, u32 at, const struct vstate *s, u32 site)
 {
 	const struct site *x = &y->j->site[site];
@@ -144,6 +163,9 @@ bool verify_site_at(struct verify *y, u32 at, const struct vstate *s, u32 site)
 		return verify_fail(y, at, "names the site of another instruction");
 	if (x->flags == FLAGS_RECIPE)
 		return recipe_holds(y, x, s->k) || verify_fail(y, at, "cannot make the flags again by its recipe");
+	if (x->flags == FLAGS_LOOP)
+		return (s->lazy && verify_loop_recipe(y, &x->recipe, s->k)) ||
+		       verify_fail(y, at, "cannot make the flags again by its loop's recipe");
 	if (x->flags == FLAGS_EITHER)
 		return verify_fail(y, at, "may be left with nobody knowing where the flags are");
 	if (x->flags == FLAGS_HOST && !call ? !s->host : !s->saved)
@@ -205,9 +227,10 @@ static void find_starts(struct verify *y)
 	}
 }
 
-static void enter(struct verify *y, u32 off, bool host)
+static void enter(struct verify *y, u32 off, enum flag_place where)
 {
-	struct vstate s = { .host = host, .saved = !host, .cmp = REF_NONE };
+	struct vstate s = { .host = where == FLAGS_HOST, .saved = where == FLAGS_SAVED, .lazy = where != FLAGS_HOST,
+			    .fp = where == FLAGS_LOOP ? y->w->loop_fp : 0, .cmp = REF_NONE };
 
 	for (unsigned int g = 0; g < 16; g++)
 		if (jit_host[g] != IN_MEMORY)
@@ -269,8 +292,10 @@ bool verify_quietly(struct work *w, const struct block *b)
 	find_starts(y);
 	check_tables(y);
 	if (!y->why) {
-		enter(y, b->saved, false);
-		enter(y, b->host, true);
+		enter(y, b->saved, FLAGS_SAVED);
+		enter(y, b->host, FLAGS_HOST);
+		if (y->w->looped != NO_LOOP)
+			enter(y, b->loop, FLAGS_LOOP);
 		follow(y);
 	}
 	return !y->why;

@@ -40,7 +40,9 @@ enum lock_seen { LOCK_TYPE = 1, LOCK_LINE = 2 };
  * struct vstate - before an instruction
  * @k: guest instruction at work
  * @host, @saved: the guest's flags are in the host's; in vcpu.aflags
- * @polled: the request word was looked at since @k began
+ * @lazy: vcpu.aflags has the guest's flags or AFLAGS_LOOP, and then the loop's recipe makes them
+ * @marked: it has AFLAGS_LOOP
+ * @polled: the request word was looked at
  * @locks: enum lock_seen
  * @fp: enum fp_live bits that were tested
  * @held: what vcpu.jit_host[] holds: VAL_PTR or VAL_JUNK
@@ -49,12 +51,12 @@ enum lock_seen { LOCK_TYPE = 1, LOCK_LINE = 2 };
 struct vstate {
 	bool seen;
 	u8 k;
-	bool host, saved;
+	bool host, saved, lazy, marked;
 	bool polled;
 	u8 locks;
 	u8 fp;
 	u8 cmp;
-	bool cmp_type, cmp_line, cmp_fp;
+	bool cmp_type, cmp_line, cmp_fp, cmp_poll;
 	u32 cmp_imm;
 	struct val reg[16];
 	struct val held[GROUPS];
@@ -94,6 +96,7 @@ static inline bool verify_fail(struct verify *y, u32 at, const char *why)
 /* verify_flow.c */
 void verify_goto(struct verify *y, u32 from, u32 to, const struct vstate *s);
 bool verify_home(struct verify *y, u32 at, const struct vstate *s, bool may_restart);
+bool verify_loop_recipe(const struct verify *y, const struct recipe *how, unsigned int k);
 bool verify_site_at(struct verify *y, u32 at, const struct vstate *s, u32 site);
 /* Where control goes from a jump or call; false: it does not fall through. */
 bool verify_branch(struct verify *y, u32 at, const struct decode *d, struct vstate *s);

@@ -12,7 +12,7 @@ static void junk_scratch(struct vstate *s)
 {
 	s->reg[R_T] = s->reg[R_I] = (struct val){ .kind = VAL_JUNK };
 	s->cmp = REF_NONE;
-	s->cmp_type = s->cmp_line = s->cmp_fp = false;
+	s->cmp_type = s->cmp_line = s->cmp_fp = s->cmp_poll = false;
 }
 
 /* C may have done anything to translations. */
@@ -29,7 +29,7 @@ static void after_call(struct vstate *s)
 	for (unsigned int g = 0; g < 16; g++)
 		if (jit_host[g] != IN_MEMORY)
 			s->reg[jit_host[g]].kind = VAL_HOME;
-	s->host = false;
+	s->host = s->marked = false;
 }
 
 /* The exit that ends in front of @end. */
@@ -50,6 +50,10 @@ static void check_exit(struct verify *y, u32 at, const struct exit *x, const str
 	verify_home(y, at, s, false);
 	if ((host && !s->host) || (saved && !s->saved))
 		verify_fail(y, at, "leaves without the flags where its exit says");
+	if (x->loop && (x->flags != FLAGS_HOST || !s->marked || (y->w->loop_fp & ~s->fp) ||
+			x->off != y->w->t->rec[0].off || s->k <= y->w->loop_recipe.index ||
+			!verify_loop_recipe(y, &y->w->loop_recipe, s->k)))
+		verify_fail(y, at, "goes on in its loop with other flags than the recipe makes");
 	if (x->off < PAGE_SIZE && x->off <= r->off && !s->polled) /* others pass the jump cache, which looks */
 		verify_fail(y, at, "jumps backward without looking for requests");
 }
@@ -92,7 +96,7 @@ static void call_slow(struct verify *y, u32 at, const struct vstate *s, u32 site
 		return;
 	after_call(&done);
 	drop_held(&done);
-	done.host = done.saved = true;
+	done.host = done.saved = done.lazy = true;
 	if (!(insn_rows[r->id].traits & T_BRANCH))
 		verify_goto(y, at, x->done - y->base, &done);
 }
@@ -171,7 +175,7 @@ static bool call(struct verify *y, u32 at, const struct decode *d, struct vstate
 	}
 	drop_held(s);
 	s->fp = 0;
-	s->saved = true;
+	s->saved = s->lazy = true;
 	return !path_ends(y, at + d->len);
 }
 
@@ -187,6 +191,8 @@ static void not_taken(const struct decode *d, struct vstate *s)
 		s->locks |= LOCK_TYPE;
 	if (d->rec.id == INSN_JNZ && s->cmp_line)
 		s->locks |= LOCK_LINE;
+	if (d->rec.id == INSN_JNZ && s->cmp_poll)
+		s->polled = true;
 	if (d->rec.id == INSN_JZ && s->cmp_fp)
 		s->fp |= (u8)s->cmp_imm;
 }

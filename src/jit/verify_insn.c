@@ -147,7 +147,7 @@ static void check_operand(struct verify *y, u32 at, const struct decode *d, stru
 
 static void check_memory(struct verify *y, u32 at, const struct decode *d, struct vstate *s)
 {
-	if (!(d->rec.flags & INSN_MEM) || d->mem_acc == MEM_ADDR || insn_rows[d->rec.id].traits & T_LEA)
+	if (!(d->rec.flags & INSN_MEM) || d->mem_acc == MEM_ADDR || insn_rows[d->rec.id].traits & (T_LEA | T_NOP))
 		return;
 	if (!d->mem_size || d->vsib)
 		verify_fail(y, at, "a memory operand of no certain size");
@@ -336,6 +336,20 @@ static void step_held(const struct decode *d, struct vstate *s)
 		*reg(s, R_T) = s->held[off / 8];
 }
 
+static void step_aflags(const struct decode *d, struct vstate *s)
+{
+	const struct insn *r = &d->rec;
+	bool low = from_field(d, offsetof(struct vcpu, aflags));
+	bool high = from_field(d, offsetof(struct vcpu, aflags) + 1);
+	const struct val *a = reg(s, GPR_RAX);
+
+	if (!(d->mem_acc & MEM_W) || (!low && !high))
+		return;
+	s->saved = s->lazy = low && r->id == INSN_MOV && !d->imm_len && d->mem_size == 2 && insn_reg(r) == GPR_RAX &&
+			     a->kind == VAL_FLAGS && a->arg;
+	s->marked = high && r->id == INSN_MOV && d->imm_len && d->mem_size == 1 && r->imm == AFLAGS_LOOP >> 8;
+}
+
 static void step_other(struct verify *y, u32 at, const struct decode *d, struct vstate *s)
 {
 	const struct insn *r = &d->rec;
@@ -348,8 +362,7 @@ static void step_other(struct verify *y, u32 at, const struct decode *d, struct 
 		*reg(s, insn_reg(r)) = (struct val){ .kind = VAL_GUEST, .arg = (u8)from_guest(d) };
 	else if (r->id == INSN_MOV && d->gpr_write == BIT(GPR_RCX) && from_field(d, offsetof(struct vcpu, request)))
 		*reg(s, GPR_RCX) = (struct val){ .kind = VAL_REQUEST };
-	else if (r->id == INSN_MOV && d->mem_acc == MEM_W && from_field(d, offsetof(struct vcpu, aflags)))
-		s->saved = reg(s, GPR_RAX)->kind == VAL_FLAGS && reg(s, GPR_RAX)->arg && insn_reg(r) == GPR_RAX;
+	step_aflags(d, s);
 }
 
 /* ---- flags -------------------------------------------------------------------------------------------------- */
@@ -360,6 +373,8 @@ static void note_compare(const struct decode *d, struct vstate *s)
 
 	s->cmp = REF_NONE;
 	s->cmp_type = s->cmp_line = s->cmp_fp = false;
+	s->cmp_poll = r->id == INSN_CMP && d->imm_len && !r->imm && d->mem_size == 4 &&
+		      from_field(d, offsetof(struct vcpu, request));
 	if (r->id == INSN_CMP && d->imm_len && !(r->flags & INSN_MEM) && r->osz == 8) {
 		s->cmp = (u8)insn_rm(r);
 		s->cmp_imm = (u32)r->imm;
@@ -381,7 +396,7 @@ static void step_host_flags(struct verify *y, u32 at, const struct decode *d, st
 			verify_fail(y, at, "reads flags that are not in the host's");
 		if (d->flags_write) {
 			s->host = true;
-			s->saved = false;
+			s->saved = s->lazy = s->marked = false;
 		}
 	}
 	if (d->flags_write || d->rec.id == INSN_SAHF)

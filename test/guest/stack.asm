@@ -605,7 +605,34 @@ lm:	AT "64 push r", push rbx
 	mov rax, 0x8000000000000000
 	push rbx
 	TRY "64 pop m nc", pop qword [rax]
+	; a fault in a later pass of a loop sees the flags of the pass before
+	mov rsp, STACK32
+	mov rsi, SCRATCH + 0x1fe0
+	mov rdi, SCRATCH + 0x2100
+	TRY "64 loop by cmp", call loop_cmp
+	mov rsp, STACK32
+	mov rsi, SCRATCH + 0x1fe0
+	mov ecx, 80
+	TRY "64 loop by sub", call loop_sub
+	mov rsp, STACK32
+	mov rsi, SCRATCH + 0x1fe0
+	mov ecx, 4
+	TRY "64 loop to its end", call loop_sub
 	DONE
+loop_cmp:
+	mov rax, [rsi]
+	add rsi, 8
+	lea rdx, [rdx + rax]
+	cmp rsi, rdi
+	jne loop_cmp
+	ret
+loop_sub:
+	mov rax, [rsi]
+	add rsi, 8
+	lea rdx, [rdx + rax]
+	sub ecx, 1
+	jnz loop_sub
+	ret
 	bits 16
 	SUMROUTINE
 	bits 32

@@ -80,7 +80,8 @@ static bool other_array(const struct place *p)
 
 static bool no_mask(const struct place *p)
 {
-	if (p->d->rec.id != INSN_AND || p->d->imm_len != 4 || insn_rm(&p->d->rec) != R_I || p->d->rec.flags & INSN_MEM)
+	if (p->d->rec.id != INSN_AND || p->d->imm_len != 4 || insn_rm(&p->d->rec) != R_I ||
+	    p->d->rec.flags & INSN_MEM || p->d->rec.imm != (TLB_ENTRIES - 1) << 4)
 		return false;
 	nops(p);
 	return true;
@@ -123,6 +124,22 @@ static bool no_poll(const struct place *p)
 	if (p->d->rec.id != INSN_JRCXZ)
 		return false;
 	p->code[p->at] = 0xeb; /* jmp */
+	return true;
+}
+
+static bool no_early_poll(const struct place *p)
+{
+	if (p->d->rec.id != INSN_CMP || !reads_field(p, offsetof(struct vcpu, request)))
+		return false;
+	nops(p);
+	return true;
+}
+
+static bool no_mark(const struct place *p)
+{
+	if (p->d->rec.id != INSN_MOV || !reads_field(p, offsetof(struct vcpu, aflags) + 1))
+		return false;
+	nops(p);
 	return true;
 }
 
@@ -210,6 +227,8 @@ static const struct mutator {
 	{ "OF that is not saved", no_overflow, 100 },
 	{ "flags that are not put back", no_restore, 100 },
 	{ "a backward jump without a poll", no_poll, 100 },
+	{ "a backward jump without an early poll", no_early_poll, 100 },
+	{ "a loop whose next pass knows nothing of the flags", no_mark, 100 },
 	{ "vector state used without a test", no_fp_test, 100 },
 	{ "a lock without a look at the memory's type", no_type_test, 100 },
 	{ "a privileged instruction", privileged, 100 },
