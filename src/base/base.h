@@ -35,3 +35,30 @@ u32 base_tsc_khz(void);
 /* a * b / c without overflow of the product */
 static inline u64 mul_div(u64 a, u64 b, u64 c) { return (u64)((u128)a * b / c); }
 int base_gettid(void);
+
+/**
+ * struct cost - what something took that is done often
+ * @times, @items: how often, and on how many things
+ * @ticks: of the host's TSC
+ */
+struct cost {
+	u64 times, items, ticks;
+};
+
+/* One more that began at start. What took very long was interrupted, and says nothing. */
+static inline void cost_add(struct cost *c, u64 start, u64 items)
+{
+	u64 ticks = base_rdtsc() - start;
+
+	if (ticks > 200000)
+		return;
+	c->times++;
+	c->items += items;
+	c->ticks += ticks;
+}
+
+/* ns for each of number */
+static inline u64 cost_ns(const struct cost *c, u64 number)
+{
+	return number ? mul_div(c->ticks, 1000000, base_tsc_khz() * number) : 0;
+}

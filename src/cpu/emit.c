@@ -3,91 +3,112 @@
 
 #include <string.h>
 
-void emit4(struct emit *e, u32 val)
-{
-	emit1(e, val & 0xff);
-	emit1(e, val >> 8 & 0xff);
-	emit1(e, val >> 16 & 0xff);
-	emit1(e, val >> 24);
-}
-
 void emit_bytes(struct emit *e, const u8 *bytes, unsigned int n)
 {
 	while (n--)
 		emit1(e, *bytes++);
 }
 
-static void emit_opcode(struct emit *e, unsigned int opcode)
+/* ---- pieces of an instruction: where the next byte goes ----------------------------------------- */
+
+static u8 *put4(u8 *p, u32 val)
 {
-	if (opcode > 0xff)
-		emit1(e, 0x0f);
-	emit1(e, opcode & 0xff);
+	memcpy(p, &val, 4);
+	return p + 4;
 }
 
-void emit_rm(struct emit *e, bool wide, unsigned int opcode, unsigned int reg, unsigned int base,
-	     s32 disp)
+static u8 *put_opcode(u8 *p, unsigned int rex, unsigned int opcode)
 {
-	unsigned int rex = (wide ? 8u : 0) | (reg >> 3) << 2 | base >> 3;
-	bool small = disp >= -128 && disp < 128;
-	unsigned int mod = disp == 0 && (base & 7) != GPR_RBP ? 0 : small ? 1 : 2;
-
 	if (rex)
-		emit1(e, 0x40 | rex);
-	emit_opcode(e, opcode);
-	emit1(e, mod << 6 | (reg & 7) << 3 | (base & 7));
-	if ((base & 7) == GPR_RSP)
-		emit1(e, 0x24);
-	if (mod == 1)
-		emit1(e, (u8)disp);
-	else if (mod == 2)
-		emit4(e, (u32)disp);
+		*p++ = (u8)(0x40 | rex);
+	if (opcode > 0xff)
+		*p++ = 0x0f;
+	*p++ = (u8)opcode;
+	return p;
 }
 
-void emit_ref_modrm(struct emit *e, unsigned int reg, const struct mem_ref *m)
+static u8 *put_disp(u8 *p, unsigned int mod, s32 disp)
 {
-	bool small = m->disp >= -128 && m->disp < 128;
-	unsigned int mod = m->disp == 0 && (m->base & 7) != GPR_RBP ? 0 : small ? 1 : 2;
+	if (mod == 1)
+		*p++ = (u8)disp;
+	else if (mod == 2)
+		p = put4(p, (u32)disp);
+	return p;
+}
+
+static unsigned int disp_mod(unsigned int base, s32 disp)
+{
+	bool small = disp >= -128 && disp < 128;
+
+	return disp == 0 && (base & 7) != GPR_RBP ? 0 : small ? 1 : 2;
+}
+
+static u8 *put_ref(u8 *p, unsigned int reg, const struct mem_ref *m)
+{
+	unsigned int mod = disp_mod(m->base, m->disp);
 	unsigned int index = m->index == REF_NONE ? 4u : m->index & 7u;
 
 	reg = (reg & 7) << 3;
 	if (m->base == REF_NONE) {
-		emit1(e, reg | 4);
-		emit1(e, (unsigned int)m->scale << 6 | index << 3 | 5);
-		emit4(e, (u32)m->disp);
-		return;
+		*p++ = (u8)(reg | 4);
+		*p++ = (u8)((unsigned int)m->scale << 6 | index << 3 | 5);
+		return put4(p, (u32)m->disp);
 	}
 	if (m->index != REF_NONE || (m->base & 7) == GPR_RSP) {
-		emit1(e, mod << 6 | reg | 4);
-		emit1(e, (unsigned int)m->scale << 6 | index << 3 | (m->base & 7u));
+		*p++ = (u8)(mod << 6 | reg | 4);
+		*p++ = (u8)((unsigned int)m->scale << 6 | index << 3 | (m->base & 7u));
 	} else {
-		emit1(e, mod << 6 | reg | (m->base & 7u));
+		*p++ = (u8)(mod << 6 | reg | (m->base & 7u));
 	}
-	if (mod == 1)
-		emit1(e, (u8)m->disp);
-	else if (mod == 2)
-		emit4(e, (u32)m->disp);
+	return put_disp(p, mod, m->disp);
+}
+
+/* ---- instructions -------------------------------------------------------------------------------- */
+
+void emit_rm(struct emit *e, bool wide, unsigned int opcode, unsigned int reg, unsigned int base,
+	     s32 disp)
+{
+	unsigned int mod = disp_mod(base, disp);
+	u8 *p = emit_begin(e);
+
+	if (!p)
+		return;
+	p = put_opcode(p, (wide ? 8u : 0) | (reg >> 3) << 2 | base >> 3, opcode);
+	*p++ = (u8)(mod << 6 | (reg & 7) << 3 | (base & 7));
+	if ((base & 7) == GPR_RSP)
+		*p++ = 0x24;
+	emit_end(e, put_disp(p, mod, disp));
+}
+
+void emit_ref_modrm(struct emit *e, unsigned int reg, const struct mem_ref *m)
+{
+	u8 *p = emit_begin(e);
+
+	if (p)
+		emit_end(e, put_ref(p, reg, m));
 }
 
 void emit_ref(struct emit *e, bool wide, unsigned int opcode, unsigned int reg, const struct mem_ref *m)
 {
-	unsigned int rex = (wide ? 8u : 0) | (reg >> 3) << 2 | ref_rex(m);
+	u8 *p = emit_begin(e);
 
+	if (!p)
+		return;
 	if (m->gs)
-		emit1(e, 0x65);
-	if (rex)
-		emit1(e, 0x40 | rex);
-	emit_opcode(e, opcode);
-	emit_ref_modrm(e, reg, m);
+		*p++ = 0x65;
+	p = put_opcode(p, (wide ? 8u : 0) | (reg >> 3) << 2 | ref_rex(m), opcode);
+	emit_end(e, put_ref(p, reg, m));
 }
 
 void emit_rr(struct emit *e, bool wide, unsigned int opcode, unsigned int reg, unsigned int rm)
 {
-	unsigned int rex = (wide ? 8u : 0) | (reg >> 3) << 2 | rm >> 3;
+	u8 *p = emit_begin(e);
 
-	if (rex)
-		emit1(e, 0x40 | rex);
-	emit_opcode(e, opcode);
-	emit1(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
+	if (!p)
+		return;
+	p = put_opcode(p, (wide ? 8u : 0) | (reg >> 3) << 2 | rm >> 3, opcode);
+	*p++ = (u8)(0xc0 | (reg & 7) << 3 | (rm & 7));
+	emit_end(e, p);
 }
 
 void emit_lea_sib(struct emit *e, unsigned int reg, unsigned int base, unsigned int index,
@@ -104,16 +125,13 @@ void emit_lea_sib(struct emit *e, unsigned int reg, unsigned int base, unsigned 
 void emit_alu_imm(struct emit *e, bool wide, unsigned int ext, unsigned int reg, s32 imm)
 {
 	bool small = imm >= -128 && imm < 128;
-	unsigned int rex = (wide ? 8u : 0) | reg >> 3;
+	u8 *p = emit_begin(e);
 
-	if (rex)
-		emit1(e, 0x40 | rex);
-	emit1(e, small ? 0x83 : 0x81);
-	emit1(e, 0xc0 | ext << 3 | (reg & 7));
-	if (small)
-		emit1(e, (u8)imm);
-	else
-		emit4(e, (u32)imm);
+	if (!p)
+		return;
+	p = put_opcode(p, (wide ? 8u : 0) | reg >> 3, small ? 0x83 : 0x81);
+	*p++ = (u8)(0xc0 | ext << 3 | (reg & 7));
+	emit_end(e, put_disp(p, small ? 1 : 2, imm));
 }
 
 void emit_mov_imm(struct emit *e, unsigned int reg, u32 imm)

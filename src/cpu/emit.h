@@ -46,7 +46,31 @@ static inline void emit1(struct emit *e, unsigned int byte)
 		e->buf[e->n++] = (u8)byte;
 }
 
-void emit4(struct emit *e, u32 val);
+static inline void emit4(struct emit *e, u32 val)
+{
+	if (unlikely(e->n + 4 > e->max)) {
+		e->n = e->max;
+		return;
+	}
+	__builtin_memcpy(e->buf + e->n, &val, 4);
+	e->n += 4;
+}
+
+/* Where the next bytes go, if there is room for the longest instruction; else code is full. */
+#define EMIT_ROOM 16u
+static inline u8 *emit_begin(struct emit *e)
+{
+	if (likely(e->n + EMIT_ROOM <= e->max))
+		return e->buf + e->n;
+	e->n = e->max;
+	return NULL;
+}
+
+static inline void emit_end(struct emit *e, const u8 *p)
+{
+	e->n = (unsigned int)(p - e->buf);
+}
+
 void emit_bytes(struct emit *e, const u8 *bytes, unsigned int n);
 
 /* [base + disp]; wide: REX.W. opcode: one byte, or 0x0f00 | byte for the two-byte map. */

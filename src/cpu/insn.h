@@ -121,7 +121,7 @@ struct decode {
 	u8 off_rex, off_vex, off_opcode, off_modrm, off_sib, off_disp, off_imm;
 	u8 rex;		/* REX byte or 0 */
 	u8 disp_len, imm_len;
-	bool p66, pf2, pf3, lock, p67; /* prefixes present (f2/f3: the last one) */
+	bool p66 : 1, pf2 : 1, pf3 : 1, lock : 1, p67 : 1; /* prefixes present (f2/f3: the last one) */
 	u8 mem_acc;	/* enum mem_access of the explicit memory operand, 0 = none */
 	u16 mem_size;	/* bytes */
 	/* bit n = guest GPR n, explicit and implicit, but not the explicit memory operand's base and index */
@@ -139,8 +139,10 @@ struct decode {
 	u16 gpr_full;	/* written as a whole, whatever was there: no need to load them */
 	bool flags_keep; /* some flag may come out as it went in */
 	bool imm_signed; /* the immediate is sign-extended into rec.imm */
+	u16 note;	/* the translator's, 0 none: what it makes of the instruction, whatever the constants are */
 	struct insn rec; /* filled except fn */
 };
+_Static_assert(offsetof(struct decode, rec) == 64, "the memo keeps a line of the host's caches");
 
 enum decode_field { FIELD_REG = 1, FIELD_RM = 2, FIELD_OPCODE = 4, FIELD_VVVV = 8 };
 enum decode_encoding { ENC_LEGACY, ENC_VEX, ENC_EVEX };

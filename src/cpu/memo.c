@@ -17,78 +17,80 @@ enum memo_modrm { MODRM_UNKNOWN, MODRM_NO, MODRM_YES };
 
 static bool is_prefix(u8 b)
 {
-	switch (b) {
-	case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65: case 0x66: case 0x67:
-	case 0xf0: case 0xf2: case 0xf3:
-		return true;
-	default:
-		return false;
-	}
+	static const u64 set[4] = {
+		BIT(0x26) | BIT(0x2e) | BIT(0x36) | BIT(0x3e),
+		BIT(0x64 - 64) | BIT(0x65 - 64) | BIT(0x66 - 64) | BIT(0x67 - 64),
+		0,
+		BIT(0xf0 - 192) | BIT(0xf2 - 192) | BIT(0xf3 - 192),
+	};
+
+	return set[b >> 6] >> (b & 63) & 1;
 }
 
-/* Number of bytes up to the opcode; its map. */
-static unsigned int opcode_end(const u8 *b, unsigned int avail, unsigned int *map)
+#define PREFIXES 4u /* more are not worth the while */
+
+/* Number of bytes up to the opcode; its map. Sums instead of branches, which would be mispredicted. */
+static unsigned int opcode_end(const u8 *b, unsigned int *map)
 {
 	unsigned int n = 0;
+	bool two;
 
-	*map = 0;
-	while (n < avail && is_prefix(b[n]))
+	while (n < PREFIXES && is_prefix(b[n]))
 		n++;
-	if (n < avail && (b[n] & 0xf0) == 0x40)
-		n++;
-	if (n + 1 < avail && b[n] == 0x0f) {
-		*map = 1;
-		n++;
-		if (b[n] == 0x38 || b[n] == 0x3a)
-			*map = b[n++] == 0x38 ? 2 : 3;
-	}
+	n += (b[n] & 0xf0) == 0x40;
+	two = b[n] == 0x0f;
+	n += two;
+	*map = two;
+	if (two && (b[n] == 0x38 || b[n] == 0x3a))
+		*map = b[n++] == 0x38 ? 2 : 3;
 	return n + 1;
 }
 
 /* Number of bytes up to ModRM and SIB; 0: not known, or too many. */
 static unsigned int head(const struct memo *m, const u8 *b, unsigned int avail)
 {
-	unsigned int map;
-	unsigned int n = opcode_end(b, avail, &map);
-	u8 has;
+	unsigned int map, n = opcode_end(b, &map);
+	u8 has = m->modrm[map][b[n - 1]];
+	bool modrm = has == MODRM_YES;
 
-	if (n > avail)
-		return 0;
-	has = m->modrm[map][b[n - 1]];
 	if (has == MODRM_UNKNOWN)
 		return 0;
-	if (has == MODRM_YES) {
-		if (n >= avail)
-			return 0;
-		n += b[n] < 0xc0 && (b[n] & 7) == 4 ? 2 : 1;
-	}
+	n += modrm + (modrm & (b[n] < 0xc0) & ((b[n] & 7) == 4));
 	return n <= avail && n <= KEY_MAX ? n : 0;
 }
 
-static u64 make_key(const u8 *b, unsigned int n, unsigned int avail)
+/* n from 1 to 8 */
+static u64 make_key(const u8 *b, unsigned int n)
 {
-	u64 key = 0;
+	u64 key;
 
-	if (avail >= 8) {
-		memcpy(&key, b, 8);
-		return n == 8 ? key : key & (BIT(n * 8) - 1);
-	}
-	while (n--)
-		key = key << 8 | b[n];
-	return key;
+	memcpy(&key, b, 8);
+	return key & ~0ull >> (64 - n * 8);
 }
 
+/* The first of MEMO_WAYS places that follow each other, by exclusive or */
 static struct memo_entry *slot(struct memo *m, u64 key, unsigned int n)
 {
 	return &m->entry[((key + n) * 0x9e3779b97f4a7c15ull) >> 40 & (MEMO_SIZE - 1)];
 }
 
+static struct memo_entry *way(struct memo *m, struct memo_entry *first, unsigned int k)
+{
+	return &m->entry[(unsigned int)(first - m->entry) ^ k];
+}
+
 static struct memo_entry *lookup(struct memo *m, const u8 *b, unsigned int n, unsigned int avail)
 {
-	u64 key = make_key(b, n, avail);
-	struct memo_entry *e = slot(m, key, n);
+	u64 key = make_key(b, n);
+	struct memo_entry *first = slot(m, key, n);
 
-	return e->n == n && e->key == key && e->rec.len <= avail ? e : NULL;
+	for (unsigned int k = 0; k < MEMO_WAYS; k++) {
+		struct memo_entry *e = way(m, first, k);
+
+		if (e->key == key && e->n == n)
+			return e->rec.len <= avail ? e : NULL;
+	}
+	return NULL;
 }
 
 static const struct memo_entry *find(struct vcpu *v, const u8 *b, unsigned int avail)
@@ -133,31 +135,58 @@ static void set_values(struct insn *r, const struct memo_entry *e, const u8 *b)
 		r->imm = immediate(e, b + e->off_imm);
 }
 
-bool memo_record(struct vcpu *v, const u8 *bytes, unsigned int avail, struct insn *rec)
+u16 memo_record(struct vcpu *v, const u8 *bytes, unsigned int avail, struct insn *rec)
 {
 	const struct memo_entry *e = native_test_bind ? NULL : find(v, bytes, avail);
 	u16 off = rec->off;
 
 	if (!e)
-		return false;
+		return MEMO_NONE;
 	*rec = e->rec;
 	rec->off = off;
 	set_values(rec, e, bytes);
 	if (e->rip_imm)
 		rec->imm = (s64)off + rec->len + rec->disp;
-	return true;
+	return (u16)(e - v->native->memo.entry);
 }
 
-bool memo_decode(struct vcpu *v, const u8 *bytes, unsigned int avail, struct decode *d)
+u16 memo_decode(struct vcpu *v, u16 at, const u8 *bytes, const struct insn *rec, struct decode *d)
 {
-	const struct memo_entry *e = find(v, bytes, avail);
+	struct memo *m = &v->native->memo;
+	const struct memo_entry *e = at == MEMO_NONE ? NULL : &m->entry[at];
 
+	if (!e || !e->n || e->key != make_key(bytes, e->n))
+		e = find(v, bytes, rec->len);
 	if (!e)
-		return false;
-	*d = v->native->memo.d[e - v->native->memo.entry];
-	memcpy(d->bytes, bytes, d->len);
-	set_values(&d->rec, e, bytes);
-	return true;
+		return MEMO_NONE;
+	at = (u16)(e - m->entry);
+	memcpy(d, m->d[at], sizeof(m->d[at]));
+	memcpy(d->bytes, bytes, sizeof(d->bytes));
+	d->rec = *rec;
+	if (rec->op != e->rec.op) { /* an intercept of L1 */
+		d->rec.op = e->rec.op;
+		d->note = 0;
+	}
+	if (e->rip_imm)
+		d->rec.imm = e->imm_len ? immediate(e, bytes + e->off_imm) : 0;
+	return at;
+}
+
+void memo_prefetch(const struct vcpu *v, const u16 *at, unsigned int n)
+{
+	const struct memo *m = &v->native->memo;
+
+	for (unsigned int k = 0; k < n; k++) {
+		unsigned int slot = at[k] & (MEMO_SIZE - 1);
+
+		__builtin_prefetch(&m->entry[slot]);
+		__builtin_prefetch(m->d[slot]);
+	}
+}
+
+void memo_note(struct vcpu *v, u16 at, u16 note)
+{
+	memcpy(v->native->memo.d[at] + offsetof(struct decode, note), &note, sizeof(note));
 }
 
 /* ---- keeping ------------------------------------------------------------------------------------------ */
@@ -201,11 +230,28 @@ static bool fits(const struct decode *d, const struct insn *rec)
 	return again.imm == d->rec.imm && again.disp == d->rec.disp;
 }
 
-static void put(struct memo *m, const struct decode *d, const struct insn *rec, unsigned int n, bool whole,
-		bool rip_imm)
+/* Where it is, or a free place, or one that has to make room. */
+static struct memo_entry *place(struct memo *m, u64 key, unsigned int n)
 {
-	u64 key = make_key(d->bytes, n, sizeof(d->bytes));
-	struct memo_entry *e = slot(m, key, n);
+	struct memo_entry *first = slot(m, key, n), *free = NULL;
+
+	for (unsigned int k = 0; k < MEMO_WAYS; k++) {
+		struct memo_entry *e = way(m, first, k);
+
+		if (e->key == key && e->n == n)
+			return e;
+		if (!e->n && !free)
+			free = e;
+	}
+	return free ? free : way(m, first, m->victim++ % MEMO_WAYS);
+}
+
+static u16 put(struct memo *m, const struct decode *d, const struct insn *rec, unsigned int n, bool whole,
+	       bool rip_imm)
+{
+	u64 key = make_key(d->bytes, n);
+	struct memo_entry *e = place(m, key, n);
+	unsigned int at = (unsigned int)(e - m->entry);
 
 	e->key = key;
 	e->n = (u8)n;
@@ -213,10 +259,11 @@ static void put(struct memo *m, const struct decode *d, const struct insn *rec, 
 	e->rip_imm = rip_imm;
 	e->rec = *rec;
 	set_lengths(e, d);
-	m->d[e - m->entry] = *d;
+	memcpy(m->d[at], d, sizeof(m->d[at]));
+	return (u16)at;
 }
 
-void memo_keep(struct vcpu *v, const struct decode *d, const struct insn *rec)
+u16 memo_keep(struct vcpu *v, const struct decode *d, const struct insn *rec)
 {
 	struct memo *m = &v->native->memo;
 	s64 from_page = (s64)rec->off + rec->len + rec->disp;
@@ -225,21 +272,21 @@ void memo_keep(struct vcpu *v, const struct decode *d, const struct insn *rec)
 
 	if (v->nonroot || native_test_bind || !fits(d, rec) || (rip && rec->imm != from_page) ||
 	    (rec->base == GPR_RIP && !rip && rec->imm == from_page))
-		return;
-	n = opcode_end(d->bytes, d->len, &map);
+		return MEMO_NONE;
+	n = opcode_end(d->bytes, &map);
 	if (n > d->len || map != d->map || n - 1 != d->off_opcode)
-		return;
+		return MEMO_NONE;
 	m->used = true;
 	m->modrm[map][d->opcode] = d->off_modrm == 0xff ? MODRM_NO : MODRM_YES;
 	n = head(m, d->bytes, d->len);
 	if (!n || n != (d->off_sib != 0xff ? d->off_sib : d->off_modrm != 0xff ? d->off_modrm : d->off_opcode) + 1u)
-		return;
-	if (any_values(d)) {
-		put(m, d, rec, n, false, rip);
-	} else if (d->len <= KEY_MAX && rec->base != GPR_RIP) {
-		put(m, d, rec, n, true, rip);
-		put(m, d, rec, d->len, true, rip);
-	}
+		return MEMO_NONE;
+	if (any_values(d))
+		return put(m, d, rec, n, false, rip);
+	if (d->len > KEY_MAX || rec->base == GPR_RIP)
+		return MEMO_NONE;
+	put(m, d, rec, n, true, rip);
+	return put(m, d, rec, d->len, true, rip);
 }
 
 void memo_reset(struct memo *m)

@@ -59,15 +59,29 @@ void native_reset(struct vcpu *v);
  * memo_record() - decode and bind 64-bit code whose like was met before (memo.c)
  * @v: pool owner
  * @bytes: of the instruction
- * @avail: how many there are
+ * @avail: how many there are; 16 can be read
  * @rec: @rec->off is set; all but seq is filled in
  *
- * Return: false: use insn_decode() and native_bind(), then tell memo_keep().
+ * Return: where it was found; MEMO_NONE: use insn_decode() and native_bind(), then tell memo_keep().
  */
-bool memo_record(struct vcpu *v, const u8 *bytes, unsigned int avail, struct insn *rec);
-/* The same in place of insn_decode() alone. */
-bool memo_decode(struct vcpu *v, const u8 *bytes, unsigned int avail, struct decode *d);
-void memo_keep(struct vcpu *v, const struct decode *d, const struct insn *rec);
+u16 memo_record(struct vcpu *v, const u8 *bytes, unsigned int avail, struct insn *rec);
+/**
+ * memo_decode() - in place of insn_decode() alone
+ * @v: pool owner
+ * @at: where it was found or kept when @rec was made, or MEMO_NONE
+ * @bytes: of the instruction; 16 can be read
+ * @rec: its record
+ * @d: result, with a note if one was kept for it
+ *
+ * Return: where it is, MEMO_NONE: not known.
+ */
+u16 memo_decode(struct vcpu *v, u16 at, const u8 *bytes, const struct insn *rec, struct decode *d);
+/* n of them will be asked for. */
+void memo_prefetch(const struct vcpu *v, const u16 *at, unsigned int n);
+u16 memo_keep(struct vcpu *v, const struct decode *d, const struct insn *rec);
+/* struct decode's note for all of its kind */
+void memo_note(struct vcpu *v, u16 at, u16 note);
+#define MEMO_NONE 0xffffu
 
 /* Entry of the record that ends a trace of the current mode: goes on with the next trace if the jump
  * cache knows it and nothing is requested, else eax = OP_NEXT, v->cur = that record, ret. */

@@ -40,8 +40,10 @@ struct intern {
  * instruction is the key, and what its head finds only says how long it is (@whole).
  */
 #define MEMO_SIZE 16384u
+#define MEMO_WAYS 4u
 struct memo {
 	bool used;
+	u8 victim;
 	u8 modrm[4][256];
 	struct memo_entry { /* a line of the host's caches */
 		u64 key;
@@ -52,7 +54,7 @@ struct memo {
 		bool whole;
 		bool rip_imm;		/* rec.imm is the distance from the page's first byte, see stub_ea() */
 	} __attribute__((aligned(64))) entry[MEMO_SIZE];
-	struct decode d[MEMO_SIZE];	/* of the same */
+	u8 d[MEMO_SIZE][64] __attribute__((aligned(64)));	/* of the same: struct decode in front of its record */
 };
 _Static_assert(sizeof(struct memo_entry) == 64, "one miss per lookup");
 

@@ -103,6 +103,7 @@ struct build {
 	unsigned int limit;	/* bytes the code segment limit leaves */
 	struct trace *old; /* found, but its bytes have changed */
 	u64 flushes;	/* rcache.stat_flushes then */
+	u16 memo[RCACHE_TRACE_MAX];
 	u8 src[RCACHE_TRACE_MAX * 15 + 16];
 };
 
@@ -182,7 +183,7 @@ static struct trace *trace_alloc(struct vcpu *v)
 {
 	struct rcache *rc = v->rc;
 	size_t need = sizeof(struct trace) + (RCACHE_TRACE_MAX + 1) * sizeof(struct insn) +
-		      RCACHE_TRACE_MAX * 15 + 16;
+		      RCACHE_TRACE_MAX * (sizeof(u16) + 15) + 16;
 
 	if (rc->used + need > RCACHE_ARENA || rc->npages >= RCACHE_PAGES - 1)
 		start_over(v);
@@ -201,17 +202,18 @@ static int bind(struct vcpu *v, const struct decode *d, struct insn *rec)
 }
 
 /* rec->off and seq are set. 0; -EAGAIN bytes are missing; -ENOSPC the stub pool is full. */
-static int decode_one(struct vcpu *v, const u8 *src, unsigned int left, struct insn *rec)
+static int decode_one(struct vcpu *v, const u8 *src, unsigned int left, struct insn *rec, u16 *at)
 {
 	struct decode d;
 	u16 off = rec->off;
 	u8 seq = rec->seq;
-	bool known = v->csz == 8 && !v->nonroot && memo_record(v, src, left, rec);
 	int err;
 
+	*at = v->csz == 8 && !v->nonroot ? memo_record(v, src, left, rec) : MEMO_NONE;
 	rec->seq = seq;
-	if (known)
+	if (*at != MEMO_NONE)
 		return 0;
+	v->rc->stat_unknown++;
 	cpu_fp_spill(v); /* Zydis uses vector registers */
 	err = insn_decode(v, src, left < 15 ? left : 15, v->csz, &d);
 	if (err == -EAGAIN)
@@ -228,7 +230,7 @@ static int decode_one(struct vcpu *v, const u8 *src, unsigned int left, struct i
 	rec->seq = seq;
 	err = bind(v, &d, rec);
 	if (!err)
-		memo_keep(v, &d, rec);
+		*at = memo_keep(v, &d, rec);
 	return err;
 }
 
@@ -249,7 +251,7 @@ static int decode_run(struct vcpu *v, struct build *b, struct trace *t)
 
 		rec->off = (u16)(b->off + pos);
 		rec->seq = t->n;
-		err = decode_one(v, b->src + pos, b->avail - pos, rec);
+		err = decode_one(v, b->src + pos, b->avail - pos, rec, &b->memo[t->n]);
 		if (err == -EAGAIN && t->n)
 			break;
 		if (err == -EAGAIN && b->avail >= b->limit)
@@ -293,12 +295,15 @@ static void trace_finish(struct vcpu *v, struct build *b, struct trace *t)
 	t->heat = v->heat;
 	if (v->tr && v->csz == 8)
 		t->rec[0].fn = native_warm_entry(v);
+	memcpy(trace_memo(t), b->memo, t->n * sizeof(u16));
 	memcpy(trace_src(t), b->src, t->nbytes);
 }
 
 static unsigned int trace_size(const struct trace *t)
 {
-	return (unsigned int)(sizeof(*t) + (t->n + 1u) * sizeof(struct insn) + t->nbytes + 7) & ~7u;
+	size_t records = (t->n + 1u) * sizeof(struct insn), memo = t->n * sizeof(u16);
+
+	return (unsigned int)(sizeof(*t) + records + memo + t->nbytes + 7) & ~7u;
 }
 
 static void trace_link(struct vcpu *v, struct trace *t)
@@ -364,6 +369,7 @@ static struct trace *trace_keep(struct vcpu *v, const struct build *b, struct tr
 
 static int trace_build(struct vcpu *v, struct build *b, struct trace **out)
 {
+	u64 start = base_rdtsc();
 	struct trace *t;
 	int res;
 
@@ -385,6 +391,7 @@ static int trace_build(struct vcpu *v, struct build *b, struct trace **out)
 	/* A run cut short by the segment limit is not what another segment would find here. */
 	if (b->limit > PAGE_SIZE + 16)
 		t = trace_keep(v, b, t);
+	cost_add(&v->rc->stat_decode, start, t->n);
 	*out = t;
 	return OP_NEXT;
 }

@@ -9,6 +9,7 @@
  * from outside is caught by comparing the source bytes again whenever vcpu.verify moved.
  */
 #pragma once
+#include "base/base.h"
 #include "cpu/cpu.h"
 
 #define RCACHE_ARENA (12u << 20)	/* bytes of traces; the cache starts over when they are used up */
@@ -110,6 +111,8 @@ struct rcache {
 	u64 rest_since;		/* when rcache_rest() last looked, in ns and ticks; vcpu.asleep then */
 	u64 rest_tsc, rest_asleep;
 	u64 stat_flushes;
+	struct cost stat_decode;	/* of making traces; its items are instructions */
+	u64 stat_unknown;		/* instructions that the memo did not know */
 	u8 arena[RCACHE_ARENA] __attribute__((aligned(4096)));
 };
 
@@ -143,9 +146,15 @@ static inline struct trace *trace_of(const struct insn *first)
 	return (struct trace *)((u8 *)(u64)first - offsetof(struct trace, rec));
 }
 
+/* Where the memo had each instruction, or MEMO_NONE: the translator begins there */
+static inline u16 *trace_memo(struct trace *t)
+{
+	return (u16 *)&t->rec[t->n + 1];
+}
+
 static inline u8 *trace_src(struct trace *t)
 {
-	return (u8 *)&t->rec[t->n + 1];
+	return (u8 *)(trace_memo(t) + t->n);
 }
 
 /* The trace at gpa, alive, if it was decoded. */

@@ -119,14 +119,14 @@ static enum first_use first_use(const struct work *w)
 		const struct decode *d = &w->d[k];
 		const struct insn *r = &w->t->rec[k];
 
-		if (insn_rows[r->id].traits & T_NOP)
+		if (d->note & NOTE_NOP)
 			continue;
-		if (!r->op && insn_is_inline(d, r)) {
-			bool mem = (r->flags & INSN_MEM) && !(insn_rows[r->id].traits & T_LEA);
+		if (!r->op && insn_is_inline(d)) {
+			bool mem = (r->flags & INSN_MEM) && !(d->note & NOTE_LEA);
 
 			if (flags_needed(d))
 				return mem || d->vector ? USE_SAVED : USE_HOST;
-			if (insn_has_site(d, r))
+			if (insn_has_site(d))
 				return USE_SAVED;
 			if (flags_replaced(d))
 				return USE_NONE;
@@ -165,20 +165,25 @@ static void put_entries(struct work *w, struct block *b)
 
 static bool decode_trace(struct work *w)
 {
+	const u16 *memo = trace_memo(w->t);
 	unsigned int pos = 0;
 
+	memo_prefetch(w->v, memo, w->n);
 	for (w->k = 0; w->k < w->n; w->k++) {
 		const struct insn *r = work_rec(w);
 		const u8 *src = trace_src(w->t) + pos;
 		struct decode *d = &w->d[w->k];
+		u16 at = memo_decode(w->v, memo[w->k], src, r, d);
 
-		if (!memo_decode(w->v, src, r->len, d)) {
+		if (at == MEMO_NONE) {
 			cpu_fp_spill(w->v); /* Zydis uses vector registers */
 			if (insn_decode(w->v, src, r->len, 8, d))
 				return false;
 		}
 		if (d->len != r->len)
 			return false;
+		if (insn_classify(d, r) && at != MEMO_NONE && r->op == d->rec.op)
+			memo_note(w->v, at, d->note);
 		pos += r->len;
 	}
 	return true;
@@ -238,8 +243,8 @@ static void keep_block(struct work *w, struct block *b)
 	j->stats.host_bytes += w->e.n;
 	b->inline_mask = 0;
 	for (unsigned int k = 0; j->lockstep && k < w->n; k++)
-		if (insn_is_repeated(w, &w->t->rec[k]) || has_template(&w->t->rec[k]) ||
-		    insn_rows[w->t->rec[k].id].traits & T_NOP)
+		if (insn_is_repeated(w, &w->t->rec[k]) || has_template(&w->d[k]) ||
+		    w->d[k].note & NOTE_NOP)
 			b->inline_mask |= 1u << k;
 	if (j->lockstep)
 		rcache_set_code(w->v, w->t, native_step_end(w->v), j->x.rx + b->saved);
@@ -267,7 +272,7 @@ static void find_loops(struct work *w)
 }
 
 /* Block numbers start at 1. */
-void jit_translate(struct vcpu *v, struct trace *t)
+static void translate(struct vcpu *v, struct trace *t)
 {
 	struct jit *j = v->jit;
 	struct work *w = &j->work;
@@ -296,4 +301,12 @@ void jit_translate(struct vcpu *v, struct trace *t)
 		keep_block(w, b);
 	else
 		j->nsites = w->site0;
+}
+
+void jit_translate(struct vcpu *v, struct trace *t)
+{
+	u64 start = base_rdtsc();
+
+	translate(v, t);
+	cost_add(&v->jit->stats.cost, start, t->n);
 }

@@ -278,6 +278,8 @@ static void (*template_of(const struct insn *r))(struct work *)
 {
 	bool mem = r->flags & INSN_MEM;
 
+	if (!r->op)
+		return NULL;
 	if (mem && (insn_asz(r) != 8 || !address_fits(r)))
 		return NULL;
 	if (r->op == op_jcc)
@@ -309,33 +311,20 @@ static void (*template_of(const struct insn *r))(struct work *)
 	return NULL;
 }
 
-bool is_stack_template(const struct insn *r)
+u16 template_note(const struct insn *r)
 {
 	void (*put)(struct work *) = template_of(r);
 
-	return put == put_push || put == put_pop || put == put_leave;
+	if (put == put_push || put == put_pop || put == put_leave)
+		return NOTE_TEMPLATE | NOTE_STACK | NOTE_INLINE;
+	if (put == put_cli || put == put_swapgs || put == put_pushfq || put == put_push_mem)
+		return NOTE_TEMPLATE | NOTE_SYS;
+	return put ? NOTE_TEMPLATE : 0;
 }
 
-bool is_sys_template(const struct insn *r)
+void put_template(struct work *w)
 {
-	void (*put)(struct work *) = template_of(r);
-
-	return put == put_cli || put == put_swapgs || put == put_pushfq || put == put_push_mem;
-}
-
-bool has_template(const struct insn *r)
-{
-	return template_of(r) != NULL;
-}
-
-bool put_template(struct work *w)
-{
-	void (*put)(struct work *) = template_of(work_rec(w));
-
-	if (!put)
-		return false;
-	if (!is_stack_template(work_rec(w)))
+	if (!is_stack_template(work_decode(w)))
 		w->group_in_t = NO_GROUP;
-	put(w);
-	return true;
+	template_of(work_rec(w))(w);
 }

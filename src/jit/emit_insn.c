@@ -4,6 +4,8 @@
  */
 #include "jit/jit_priv.h"
 
+#include <string.h>
+
 #include "cpu/op/op.h"
 
 /* Guest registers in memory that the instruction names, each one once. */
@@ -43,37 +45,45 @@ static bool high_fits(const struct decode *d)
 	       (!(d->gpr_fields & (FIELD_RM | FIELD_OPCODE)) || jit_host[insn_rm(r)] < 8);
 }
 
-static bool is_lea(const struct decode *d)
-{
-	return insn_rows[d->rec.id].traits & T_LEA;
-}
-
-static bool copyable(const struct decode *d, const struct insn *r)
+static bool copyable(const struct decode *d, const struct insn *r, bool lea)
 {
 	bool mem = r->flags & INSN_MEM;
 	u8 reg[3];
 
 	if (r->op || r->base == GPR_MOFFS || d->vsib || !high_fits(d))
 		return false;
-	if (mem && (!address_fits(r) || (!is_lea(d) && (!d->mem_size || d->mem_size > 64))))
+	if (mem && (!address_fits(r) || (!lea && (!d->mem_size || d->mem_size > 64))))
 		return false;
-	if (is_lea(d))
+	if (lea)
 		return !d->size66;
 	return spilled(d, reg) <= (mem ? 1u : 2u);
 }
 
-bool insn_has_site(const struct decode *d, const struct insn *r)
+static bool has_site(const struct decode *d, const struct insn *r, bool lea)
 {
-	if (insn_rows[r->id].traits & T_NOP)
-		return false;
-	if (!copyable(d, r) || d->vector || r->id == INSN_DIV || r->id == INSN_IDIV)
-		return true;
-	return (r->flags & INSN_MEM) && !is_lea(d);
+	return d->vector || r->id == INSN_DIV || r->id == INSN_IDIV || ((r->flags & INSN_MEM) && !lea);
 }
 
-bool insn_is_inline(const struct decode *d, const struct insn *r)
+static u16 classify(const struct decode *d, const struct insn *r)
 {
-	return copyable(d, r) || is_stack_template(r) || (insn_rows[r->id].traits & T_NOP);
+	bool lea = insn_rows[r->id].traits & T_LEA;
+	u16 note = (u16)(NOTE_MADE | template_note(r) | (lea ? NOTE_LEA : 0));
+
+	if (insn_rows[r->id].traits & T_NOP)
+		return note | NOTE_NOP | NOTE_INLINE;
+	if (!copyable(d, r, lea))
+		return note | NOTE_SITE;
+	return (u16)(note | NOTE_COPIED | NOTE_INLINE | (has_site(d, r, lea) ? NOTE_SITE : 0));
+}
+
+bool insn_classify(struct decode *d, const struct insn *r)
+{
+	bool always = r->base != GPR_RIP; /* whose displacement may be too large */
+
+	if (d->note && always)
+		return false;
+	d->note = classify(d, r);
+	return always;
 }
 
 bool insn_is_repeated(const struct work *w, const struct insn *r)
@@ -83,7 +93,7 @@ bool insn_is_repeated(const struct work *w, const struct insn *r)
 
 static bool plain_next(const struct work *w)
 {
-	return work_rec(w)->op == op_sti && w->k + 1 < w->n && !insn_has_site(&w->d[w->k + 1], &w->t->rec[w->k + 1]);
+	return work_rec(w)->op == op_sti && w->k + 1 < w->n && !insn_has_site(&w->d[w->k + 1]);
 }
 
 void put_callout(struct work *w)
@@ -144,15 +154,14 @@ static void put_copy(struct work *w)
 	u8 reg[3];
 	unsigned int n = spilled(d, reg);
 
-	for (unsigned int g = 0; g < 16; g++)
-		rn.host[g] = jit_host[g];
+	memcpy(rn.host, jit_host, sizeof(rn.host));
 	if (d->vector)
 		put_fp_check(w);
 	if (!w->k)
 		loop_begins(w);
 	if (mem)
 		put_mem(w, &rn);
-	else if (insn_has_site(d, work_rec(w)))
+	else if (insn_has_site(d))
 		work_site(w, 0, 0);
 	if (!mem && (n || (flags_needed(d) && w->flags == FLAGS_SAVED)))
 		w->group_in_t = NO_GROUP;
@@ -177,19 +186,19 @@ void put_insn(struct work *w)
 {
 	const struct insn *r = work_rec(w);
 	const struct decode *d = work_decode(w);
-	bool copy, lea;
+	bool copy = d->note & NOTE_COPIED, lea = d->note & NOTE_LEA;
 
 	w->site = NO_SITE;
 	w->start[w->k] = w->e.n;
 	w->copied[w->k] = NOT_COPIED;
 	if (!w->k)
 		loop_begins(w);
-	if (insn_rows[r->id].traits & T_NOP)
+	if (d->note & NOTE_NOP)
 		return;
-	if (put_template(w))
+	if (has_template(d)) {
+		put_template(w);
 		return;
-	copy = copyable(d, r);
-	lea = is_lea(d);
+	}
 	if (!copy || lea)
 		w->group_in_t = NO_GROUP;
 	if (!copy || (w->j->lockstep && insn_rows[r->id].traits & T_RANDOM))

@@ -151,7 +151,7 @@ void unslot(struct vcpu *v, struct site *s)
 	unsigned int view = (key & MODE_VIEW) >> MODE_VIEW_SHIFT, miss;
 	bool write = s->slotted == SLOT_WRITE;
 	u8 *code = j->x.rw + at;
-	struct emit e = { .max = PROBE_BYTES + 1, .buf = code };
+	struct emit e = { .max = PROBE_BYTES + EMIT_ROOM, .buf = code };
 
 	cold = SLOT_JUMP + get4(code + SLOT_JUMP - 4);
 	miss = emit_probe(&e, probe_array(key, view, write), (s32)get4(code + SLOT_MOST), &again);

@@ -82,7 +82,7 @@ static bool recipe_lives(const struct work *w, int candidate, unsigned int k)
 	for (; k < w->n; k++) {
 		const struct decode *d = &w->d[k];
 
-		if (!insn_is_inline(d, &w->t->rec[k]) || flags_needed(d))
+		if (!insn_is_inline(d) || flags_needed(d))
 			return false;
 		if (flags_replaced(d))
 			return true;
@@ -161,6 +161,6 @@ void flags_find_loop(struct work *w)
 			w->loop_recipe = make_recipe(w, candidate);
 			return;
 		}
-		candidate = insn_is_inline(&w->d[k], r) ? next_candidate(w, candidate, k) : -1;
+		candidate = insn_is_inline(&w->d[k]) ? next_candidate(w, candidate, k) : -1;
 	}
 }

@@ -44,10 +44,10 @@ static void forget_all(struct known *kn)
 
 /* ---- what an instruction accesses ------------------------------------------------------------------------ */
 
-static bool stack_access(const struct insn *r, struct operand *a)
+static bool stack_access(const struct insn *r, const struct decode *d, struct operand *a)
 {
 	*a = (struct operand){ .size = 8, .base = GPR_RSP };
-	if (is_sys_template(r))
+	if (is_sys_template(d))
 		return false;
 	if (r->op == op_push || r->op == op_push_imm || r->op == op_call_rel) {
 		a->disp = -8;
@@ -61,9 +61,9 @@ static bool stack_access(const struct insn *r, struct operand *a)
 
 bool insn_access(const struct insn *r, const struct decode *d, struct operand *a)
 {
-	if (has_template(r))
-		return stack_access(r, a);
-	if (!insn_is_inline(d, r) || !(r->flags & INSN_MEM) || insn_rows[r->id].traits & (T_LEA | T_NOP) ||
+	if (has_template(d))
+		return stack_access(r, d, a);
+	if (!insn_is_inline(d) || !(r->flags & INSN_MEM) || d->note & (NOTE_LEA | NOTE_NOP) ||
 	    r->index != GPR_NONE || insn_asz(r) != 8 || native_is_locked(d))
 		return false;
 	*a = (struct operand){ .size = (u8)d->mem_size, .write = d->mem_acc & MEM_W, .disp = r->disp,
@@ -100,7 +100,7 @@ static bool follow_simple(struct known *kn, const struct insn *r, const struct d
 {
 	bool mem = r->flags & INSN_MEM;
 
-	if (insn_rows[r->id].traits & T_LEA)
+	if (d->note & NOTE_LEA)
 		return follow_lea(kn, r);
 	if (mem || r->osz != 8)
 		return false;
@@ -118,12 +118,12 @@ static bool follow_simple(struct known *kn, const struct insn *r, const struct d
 
 static void follow(struct known *kn, const struct insn *r, const struct decode *d)
 {
-	if (!has_template(r)) {
-		if (!insn_is_inline(d, r)) {
+	if (!has_template(d)) {
+		if (!insn_is_inline(d)) {
 			forget_all(kn);
 			return;
 		}
-		if ((insn_rows[r->id].traits & T_NOP) || follow_simple(kn, r, d))
+		if ((d->note & NOTE_NOP) || follow_simple(kn, r, d))
 			return;
 		for (u16 left = d->gpr_write; left; left &= (u16)(left - 1))
 			forget(kn, (unsigned int)__builtin_ctz(left));
@@ -186,7 +186,7 @@ static void find_runs(struct work *w)
 
 		g->run = true;
 		for (unsigned int k = g->first; k <= g->last; k++)
-			g->run &= w->plan[k].group == n && is_stack_template(&w->t->rec[k]);
+			g->run &= w->plan[k].group == n && is_stack_template(&w->d[k]);
 	}
 }
 
@@ -202,7 +202,7 @@ void group_accesses(struct work *w)
 		const struct decode *d = work_decode(w);
 
 		w->plan[w->k].group = NO_GROUP;
-		if (is_sys_template(r) || (!has_template(r) && !insn_is_inline(d, r)))
+		if (is_sys_template(d) || (!has_template(d) && !insn_is_inline(d)))
 			kn.first = w->ngroups;
 		else if (!w->t->apart && !(w->j->force & (FORCE_SLOW | FORCE_CHECKS)) && insn_access(r, d, &a))
 			place(w, &kn, &a);

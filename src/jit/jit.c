@@ -91,6 +91,7 @@ static void flush(struct vcpu *v)
 static void tell_stats(const struct vcpu *v)
 {
 	const struct jit_stats *s = &v->jit->stats;
+	const struct cost *made = &s->cost, *decoded = &v->rc->stat_decode;
 
 	if (!getenv("CASEMENT_JIT_STATS"))
 		return;
@@ -100,6 +101,11 @@ static void tell_stats(const struct vcpu *v)
 		v->index, (unsigned long)s->blocks, (unsigned long)s->insns, (unsigned long)s->guest_bytes,
 		(unsigned long)s->host_bytes, (unsigned long)s->flushes, (unsigned long)s->slow, (unsigned long)s->ops,
 		(unsigned long)s->resumed, (unsigned long)s->apart, (unsigned long)s->unslotted);
+	dprintf(2, "translator: vCPU %u: %lu ns for a block, %lu for an instruction; %lu traces of %lu instructions "
+		"decoded, %lu ns and %lu; %lu instructions not met before, %lu flushes of traces\n",
+		v->index, cost_ns(made, made->times), cost_ns(made, made->items), decoded->times, decoded->items,
+		cost_ns(decoded, decoded->times), cost_ns(decoded, decoded->items), v->rc->stat_unknown,
+		v->rc->stat_flushes);
 }
 
 static void destroy(struct vcpu *v)

@@ -7,6 +7,7 @@
  * measurements behind the choices.
  */
 #pragma once
+#include "base/base.h"
 #include "cpu/cpu.h"
 
 /**
@@ -18,4 +19,8 @@
  */
 int jit_attach(struct vcpu *v);
 
-struct jit_stats { u64 blocks, insns, guest_bytes, host_bytes, flushes, slow, ops, resumed, apart, unslotted; };
+/* @cost: what translating took */
+struct jit_stats {
+	u64 blocks, insns, guest_bytes, host_bytes, flushes, slow, ops, resumed, apart, unslotted;
+	struct cost cost;
+};

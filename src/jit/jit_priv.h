@@ -98,14 +98,17 @@ struct site {
  * @off: target, offset in the page
  * @flags: enum flag_place there
  * @loop: to the begin of its own block, by the way for that
+ * @target, @key: where it leads, as of a trace
  */
 struct exit {
+	gpa_t target;
 	u32 at;
 	u32 cold;
 	u32 to;
 	u32 from;
 	u32 next;
 	u16 off;
+	u16 key;
 	u8 flags;
 	bool loop;
 };
@@ -346,20 +349,38 @@ struct cold *work_cold(struct work *w, enum cold_kind kind, u32 site);
 void cold_from(struct cold *c, unsigned int jump);
 /* A jump (cc) to an address of this page, or behind it. cc < 0: always. */
 void put_exit(struct work *w, int cc, u32 off);
-/* Copied, or a push or pop: nothing of it is done in C unless its operand is missing. */
-bool insn_is_inline(const struct decode *d, const struct insn *r);
+
+/**
+ * enum note - what an instruction is to the translator, in decode.note; the memo keeps it
+ * @NOTE_MADE: the others are known
+ * @NOTE_INLINE: copied, or a push or pop, or nothing: C does none of it unless its operand is missing
+ * @NOTE_COPIED: copied with other registers
+ * @NOTE_TEMPLATE: has code of its own (emit_branch.c)
+ * @NOTE_STACK: push, pop, leave
+ * @NOTE_SYS: one of those that may go through C and then on in the block (emit_sys.c)
+ * @NOTE_SITE: can leave the block or call C
+ * @NOTE_NOP: does nothing
+ * @NOTE_LEA: an address is its result
+ */
+enum note {
+	NOTE_MADE = 1, NOTE_INLINE = 2, NOTE_COPIED = 4, NOTE_TEMPLATE = 8, NOTE_STACK = 16, NOTE_SYS = 32,
+	NOTE_SITE = 64, NOTE_NOP = 128, NOTE_LEA = 256
+};
+
+/* Makes d->note. Return: whether it is the same for all instructions with these registers and addressing form. */
+bool insn_classify(struct decode *d, const struct insn *r);
+u16 template_note(const struct insn *r);
+static inline bool insn_is_inline(const struct decode *d) { return d->note & NOTE_INLINE; }
+static inline bool insn_has_site(const struct decode *d) { return d->note & NOTE_SITE; }
+static inline bool has_template(const struct decode *d) { return d->note & NOTE_TEMPLATE; }
+static inline bool is_stack_template(const struct decode *d) { return d->note & NOTE_STACK; }
+static inline bool is_sys_template(const struct decode *d) { return d->note & NOTE_SYS; }
 /* Lockstep runs instructions twice: those that C executes whole only if they change nothing but what it puts back. */
 bool insn_is_repeated(const struct work *w, const struct insn *r);
-bool is_stack_template(const struct insn *r);
-/* Can the instruction leave the block or call C? */
-bool insn_has_site(const struct decode *d, const struct insn *r);
 /* Where a direct jump goes, from the page's begin */
 static inline u32 insn_target(const struct insn *r) { return (u32)(r->off + r->len + (u64)r->imm); }
 void put_insn(struct work *w);
-bool has_template(const struct insn *r);
-/* One of those that may go through C and then on in the block (emit_sys.c). */
-bool is_sys_template(const struct insn *r);
-bool put_template(struct work *w);	/* false: there is none */
+void put_template(struct work *w);	/* there is one */
 void put_linear(struct work *w);
 /* Looks for requests where that may clobber the flags, for backward jumps to come; the site is the instruction's. */
 void put_early_poll(struct work *w);

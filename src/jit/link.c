@@ -42,19 +42,20 @@ static bool alive(const struct trace *t)
 	return t->block && !t->dead && t->gpa2 == ~0ull;
 }
 
-/* Where an exit leads; ~0: its block is gone. */
-static gpa_t exit_target(const struct jit *j, const struct exit *x)
+/* Is the block that it leaves still there? */
+static bool exit_alive(const struct jit *j, const struct exit *x)
 {
-	const struct trace *t = j->block[x->from].t;
-
-	return t->block == x->from ? (t->gpa & PAGE_MASK) | x->off : ~0ull;
+	return j->block[x->from].t->block == x->from;
 }
+
+#define PASSED 8
 
 static void link_in(struct vcpu *v, u32 n)
 {
 	struct jit *j = v->jit;
 	const struct trace *t = j->block[n].t;
 	u32 *list = waiting(j, t->gpa);
+	unsigned int passed = 0;
 
 	j->block[n].awaited = !alive(t) || t->verified != v->verify;
 	if (j->block[n].awaited)
@@ -62,14 +63,15 @@ static void link_in(struct vcpu *v, u32 n)
 	while (*list) {
 		u32 k = *list - 1;
 		struct exit *x = &j->exit[k];
-		gpa_t target = exit_target(j, x);
+		bool here = x->target == t->gpa && x->key == t->key;
 
-		if (target != ~0ull && (target != t->gpa || j->block[x->from].t->key != t->key)) {
+		/* Only long lists are worth the misses that it costs to find out who is gone. */
+		if (!here && (passed++ < PASSED || exit_alive(j, x))) {
 			list = &x->next;
 			continue;
 		}
 		*list = x->next;
-		if (target == t->gpa)
+		if (here && exit_alive(j, x))
 			link_exit(j, k, n);
 	}
 }
@@ -78,23 +80,25 @@ static void link_out(struct vcpu *v, u32 n)
 {
 	struct jit *j = v->jit;
 	const struct block *b = &j->block[n];
+	gpa_t page = b->t->gpa & PAGE_MASK;
 
 	for (u32 k = b->exit0; k < b->exit0 + b->nexits; k++) {
 		struct exit *x = &j->exit[k];
-		gpa_t target = (b->t->gpa & PAGE_MASK) | x->off;
 		struct trace *t;
 
 		if (x->off >= PAGE_SIZE)
 			continue;
 		x->from = n;
-		t = rcache_peek(v, target, b->t->key);
+		x->target = page | x->off;
+		x->key = b->t->key;
+		t = rcache_peek(v, x->target, x->key);
 		if (t && alive(t) && t->verified == v->verify) {
 			link_exit(j, k, t->block);
 			continue;
 		}
 		if (t && t->block)
 			j->block[t->block].awaited = true;
-		push(j, waiting(j, target), k);
+		push(j, waiting(j, x->target), k);
 	}
 }
 

@@ -32,10 +32,11 @@ static bool same(const uint8_t *b, const struct insn *rec, const struct decode *
 	struct vcpu *v = engine_vcpu();
 	struct insn memo = { .off = rec->off };
 	struct decode again;
+	uint16_t at = memo_record(v, b, 15, &memo);
 	/* A stub that adds a displacement serves where it is 0 as well. */
 	bool other_stub = d->disp_len && !d->rec.disp;
 
-	if (!memo_record(v, b, 15, &memo))
+	if (at == MEMO_NONE)
 		return true;
 	known++;
 	if ((memo.fn != rec->fn && !other_stub) || memo.op != rec->op || memo.imm != rec->imm ||
@@ -44,7 +45,8 @@ static bool same(const uint8_t *b, const struct insn *rec, const struct decode *
 	    memo.addr != rec->addr || memo.base != rec->base || memo.index != rec->index || memo.regs != rec->regs ||
 	    memo.flags != rec->flags)
 		return false;
-	if (memo_record(v, b, d->len - 1u, &memo) || !memo_decode(v, b, 15, &again))
+	if (memo_record(v, b, d->len - 1u, &memo) != MEMO_NONE ||
+	    memo_decode(v, known & 1 ? at : MEMO_NONE, b, rec, &again) == MEMO_NONE)
 		return false;
 	return !memcmp(again.bytes, d->bytes, d->len) && again.len == d->len && again.gpr_read == d->gpr_read &&
 	       again.gpr_write == d->gpr_write && again.flags_read == d->flags_read &&
