@@ -200,7 +200,7 @@ struct hit {
 
 static void trace_stale(struct vcpu *v, struct trace *t, struct hit *h)
 {
-	struct jentry *j = jcache_set(v->rc, t->lin);
+	struct jentry *j = jcache_set(v, t->lin);
 
 	h->live = true;
 	h->forget |= t->aliased;

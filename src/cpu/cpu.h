@@ -11,6 +11,7 @@
 
 #include "base/types.h"
 #include "cpu/insn.h"
+#include "cpu/jcache.h"
 #include "cpu/tlb_l1.h"
 #include "mem/mem.h"
 
@@ -460,8 +461,9 @@ struct vcpu {
 	struct guard_vcpu *guard; /* src/guard's */
 	void *owner;	/* struct kvm_vcpu */
 
-	/* a member, so that translated code reaches it at a fixed distance */
+	/* members, so that translated code reaches them at a fixed distance */
 	struct tlb_l1 l1_sets[2][VIEW_NUM] __attribute__((aligned(64))); /* root, non-root */
+	struct jentry jc[JCACHE_SETS][2]; /* the jump cache: rcache.h */
 };
 
 #define SHADOW_STI 1

@@ -43,8 +43,7 @@ static void land_slow(struct tmpl *t)
 
 /* ---- the jump cache ------------------------------------------------------------------------------- */
 
-_Static_assert(offsetof(struct rcache, jc) == 0, "the lookup adds nothing");
-_Static_assert(sizeof(struct jentry) == 32, "the lookup shifts by 6: sets of two");
+_Static_assert(sizeof(struct jentry) == 32, "the index is scaled by 8: sets of two");
 
 /* Target in rax: r8 = its jump-cache entry. Clobbers rdx. */
 static void lookup(struct tmpl *t)
@@ -55,21 +54,17 @@ static void lookup(struct tmpl *t)
 	emit1(e, 0);
 	slow_if(t, CC_NE);
 	emit_rr(e, true, 0x89, GPR_RAX, GPR_R8);
-	emit1(e, 0x49); /* shr r8, 12 */
+	emit1(e, 0x49); /* shr r8, 9 */
 	emit1(e, 0xc1);
 	emit1(e, 0xe8);
-	emit1(e, 12);
+	emit1(e, JCACHE_SHIFT);
 	emit_rr(e, false, 0x31, GPR_RAX, GPR_R8);
-	emit_alu_imm(e, false, 4, GPR_R8, JCACHE_SETS - 1);
-	emit1(e, 0x49); /* shl r8, 6 */
-	emit1(e, 0xc1);
-	emit1(e, 0xe0);
-	emit1(e, 6);
-	emit_rm(e, true, 0x03, GPR_R8, R_VCPU, OFF(rc));
-	emit_rm(e, true, 0x3b, GPR_RAX, GPR_R8, (s32)offsetof(struct jentry, lin));
+	emit_alu_imm(e, false, 4, GPR_R8, JCACHE_MASK);
+	emit_lea_sib(e, GPR_R8, R_VCPU, GPR_R8, 3);
+	emit_rm(e, true, 0x3b, GPR_RAX, GPR_R8, OFF(jc) + (s32)offsetof(struct jentry, lin));
 	slow_if(t, CC_NE);
 	emit_load(e, GPR_RDX, R_VCPU, offsetof(struct vcpu, mode_key));
-	emit_rm(e, true, 0x3b, GPR_RDX, GPR_R8, (s32)offsetof(struct jentry, mode_key));
+	emit_rm(e, true, 0x3b, GPR_RDX, GPR_R8, OFF(jc) + (s32)offsetof(struct jentry, mode_key));
 	slow_if(t, CC_NE);
 }
 
@@ -82,7 +77,7 @@ static void go_on(struct emit *e, bool retired)
 	emit_rm(e, true, 0x01, GPR_RDX, R_VCPU, OFF(icount));
 	emit_alu_imm(e, true, 4, GPR_RAX, -(s32)PAGE_SIZE);
 	emit_store(e, GPR_RAX, R_VCPU, offsetof(struct vcpu, page_rip));
-	emit_load(e, R_REC, GPR_R8, offsetof(struct jentry, rec));
+	emit_load(e, R_REC, GPR_R8, offsetof(struct vcpu, jc) + offsetof(struct jentry, rec));
 	emit_jmp_mem(e, R_REC, OFF_REC(fn));
 }
 

@@ -569,7 +569,7 @@ int rcache_find(struct vcpu *v, u64 lin, const struct insn **out)
 	}
 	*out = t->rec;
 	if (t->nbytes <= b.limit && b.limit > PAGE_SIZE + 16) {
-		j = jcache_set(v->rc, lin);
+		j = jcache_set(v, lin);
 		if (j->lin != lin || (u16)(j->mode_key ^ v->mode_key)) /* not the same thing grown old */
 			j[1] = j[0];
 		*j = (struct jentry){ lin, v->mode_key, t->rec, t->code ? t->code : v->interp_entry };
@@ -591,7 +591,7 @@ struct trace *rcache_peek(struct vcpu *v, gpa_t gpa, u16 key)
 void rcache_set_code(struct vcpu *v, struct trace *t, const void *entry, const void *code)
 {
 	u64 lin = v->page_rip + (t->gpa & ~PAGE_MASK);
-	struct jentry *j = jcache_set(v->rc, lin);
+	struct jentry *j = jcache_set(v, lin);
 
 	t->rec[0].fn = entry ? entry : t->first;
 	t->code = code;

@@ -18,7 +18,6 @@
 #define RCACHE_PAGES 4096u	/* distinct code pages */
 #define RCACHE_PAGE_HASH 4096u
 #define RCACHE_TRACE_MAX 32u	/* instructions */
-#define JCACHE_SETS 4096u
 #define RCACHE_FETCH 256u
 
 /**
@@ -83,14 +82,6 @@ struct code_page {
 	u16 writes, patience;
 };
 
-struct jentry {
-	u64 lin;
-	u64 mode_key;
-	const struct insn *rec;
-	const void *code; /* translated code's way into it */
-};
-#define JENTRY_NEVER (~0ull) /* no mode_key */
-
 /* Where the bytes of a page of code are; good while mode_key is the current one and tlb.gen too */
 struct fetch_entry {
 	u64 lin;
@@ -100,7 +91,6 @@ struct fetch_entry {
 };
 
 struct rcache {
-	struct jentry jc[JCACHE_SETS][2];
 	struct fetch_entry fetch[RCACHE_FETCH];
 	u32 hash[RCACHE_HASH];
 	u32 page_hash[RCACHE_PAGE_HASH];
@@ -116,15 +106,14 @@ struct rcache {
 	u8 arena[RCACHE_ARENA] __attribute__((aligned(4096)));
 };
 
-/* Two entries that share a line of the host's caches. Emitted code looks at the first and perhaps at the other. */
-static inline struct jentry *jcache_set(struct rcache *rc, u64 lin)
+static inline struct jentry *jcache_set(struct vcpu *v, u64 lin)
 {
-	return rc->jc[(lin ^ (lin >> 12)) & (JCACHE_SETS - 1)];
+	return v->jc[jcache_index(lin) >> 3];
 }
 
-static inline const struct jentry *jcache_find(struct rcache *rc, u64 lin, u64 mode_key)
+static inline const struct jentry *jcache_find(struct vcpu *v, u64 lin, u64 mode_key)
 {
-	const struct jentry *j = jcache_set(rc, lin);
+	const struct jentry *j = jcache_set(v, lin);
 
 	if (likely(j[0].lin == lin && j[0].mode_key == mode_key))
 		return j;

@@ -259,7 +259,7 @@ static inline bool must_count(const struct vcpu *v)
 static int find(struct vcpu *v, const struct insn **rec)
 {
 	u64 lin = cpu_lin_rip(v);
-	const struct jentry *j = jcache_find(v->rc, lin, v->mode_key);
+	const struct jentry *j = jcache_find(v, lin, v->mode_key);
 
 	if (likely(j)) {
 		*rec = j->rec;

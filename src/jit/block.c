@@ -92,17 +92,27 @@ static void put_cold(struct work *w)
 	}
 }
 
-/* T = where it goes, less the page's address: shared code does the rest. */
+/* T = where it goes, less the page's address: shared code does the rest. Other pages are never linked to. */
 static void put_cold_exits(struct work *w)
 {
 	for (unsigned int n = 0; n < w->nexits; n++) {
 		struct exit *x = &w->exit[n];
+		u32 off = x->cold;
 
 		emit_land(&w->e, x->at);
+		if (off >= PAGE_SIZE && !w->j->lockstep) {
+			x->cold = w->j->used + w->e.n;
+			x->at += w->j->used;
+			if (x->flags == FLAGS_HOST)
+				put_save_flags(&w->e, R_T);
+			w->polled = w->exit_polled[n];
+			put_far(w, off);
+			continue;
+		}
 		emit1(&w->e, 0x49); /* mov r11, sign-extended */
 		emit1(&w->e, 0xc7);
 		emit1(&w->e, 0xc0 | (R_T & 7));
-		emit4(&w->e, x->cold);
+		emit4(&w->e, off);
 		x->cold = w->j->used + w->e.n - 7;
 		x->at += w->j->used;
 		put_jump(w, x->flags == FLAGS_HOST ? w->j->exit_host : w->j->exit_saved);
@@ -199,6 +209,7 @@ static bool falls_through(const struct insn *last)
 static bool make_block(struct work *w, struct block *b)
 {
 	const struct insn *last = &w->t->rec[w->n - 1];
+	unsigned int n;
 
 	put_entries(w, b);
 	for (w->k = 0; w->k < w->n; w->k++)
@@ -206,9 +217,10 @@ static bool make_block(struct work *w, struct block *b)
 	if (falls_through(last)) {
 		if (w->flags == FLAGS_EITHER || w->flags == FLAGS_RECIPE)
 			return false;
+		n = w->nexits;
 		put_exit(w, -1, (u32)(last->off + last->len));
-		if (insn_rows[last->id].traits & T_END) /* the mode may be another one now */
-			w->exit[w->nexits - 1].off = PAGE_SIZE;
+		if (insn_rows[last->id].traits & T_END && w->nexits > n) /* the mode may be another one now */
+			w->exit[n].off = PAGE_SIZE;
 	}
 	b->loop = w->j->used + w->loop_at;
 	w->hot_end = w->e.n;

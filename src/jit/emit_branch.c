@@ -11,8 +11,16 @@
 
 void put_exit(struct work *w, int cc, u32 off)
 {
-	struct exit *x = &w->exit[w->nexits++];
+	struct exit *x;
 
+	if (cc < 0 && off >= PAGE_SIZE && !w->j->lockstep) {
+		if (w->flags == FLAGS_HOST)
+			put_save_flags(&w->e, R_T);
+		put_far(w, off);
+		return;
+	}
+	w->exit_polled[w->nexits] = w->polled;
+	x = &w->exit[w->nexits++];
 	if (cc < 0)
 		emit_jmp(&w->e);
 	else
@@ -78,7 +86,8 @@ static void put_direct(struct work *w, int cc)
 	if (loop)
 		mark_flags(w);
 	put_exit(w, cc, insn_target(work_rec(w)));
-	w->exit[w->nexits - 1].loop = loop;
+	if (loop) /* to this page, so there is an exit */
+		w->exit[w->nexits - 1].loop = true;
 }
 
 static void put_jcc(struct work *w)
@@ -193,9 +202,8 @@ static void put_call_rel(struct work *w)
 }
 
 /* A target that is not canonical is the branch's fault: the handler's business. */
-static void put_canonical(struct work *w)
+void put_canonical(struct work *w, struct cold *c)
 {
-	struct cold *c = work_cold(w, COLD_OP, w->site);
 	struct emit *e = &w->e;
 
 	put_mov(e, R_I, R_T);
@@ -216,9 +224,7 @@ static void put_ret(struct work *w)
 	flags_to_saved(w); /* whoever comes next wants them there */
 	top = put_stack(w, at_sp, false);
 	emit_ref(&w->e, true, 0x8b, R_T, &top);
-	put_canonical(w);
-	move_sp(w, 8 + (s32)work_rec(w)->imm);
-	put_jump(w, w->j->jump);
+	put_indirect(w, 8 + (s32)work_rec(w)->imm, work_cold(w, COLD_OP, w->site));
 }
 
 /* T = linear address of the operand of a record with a handler */
@@ -251,13 +257,12 @@ static void put_target(struct work *w)
 	} else {
 		put_mov(&w->e, R_T, jit_host[insn_rm(r)]);
 	}
-	put_canonical(w);
 }
 
 static void put_jmp_rm(struct work *w)
 {
 	put_target(w);
-	put_jump(w, w->j->jump);
+	put_indirect(w, 0, work_cold(w, COLD_OP, w->site));
 }
 
 static void put_call_rm(struct work *w)
@@ -265,11 +270,12 @@ static void put_call_rm(struct work *w)
 	struct mem_ref at = ref_base(R_SP, -8), top = ref_base(R_T, 0);
 
 	put_target(w);
+	put_canonical(w, work_cold(w, COLD_OP, w->site)); /* before anything is pushed */
 	put_store(&w->e, R_T, OFF(jit_tmp) + 16);
 	put_check(w, &at, 8, true);
 	put_return_address(w, &top);
 	put_load(&w->e, R_T, OFF(jit_tmp) + 16);
-	put_jump(w, w->j->jump);
+	put_indirect(w, 0, NULL);
 }
 
 /* ---- choosing ------------------------------------------------------------------------------------------------- */

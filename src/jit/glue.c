@@ -148,10 +148,10 @@ static void jump_tmp(struct emit *e, unsigned int n)
 static void put_gs_base(struct emit *e, unsigned int reg)
 {
 	emit1(e, 0xf3); /* rdgsbase */
-	emit1(e, 0x48);
+	emit1(e, 0x48 | reg >> 3);
 	emit1(e, 0x0f);
 	emit1(e, 0xae);
-	emit1(e, 0xc8 | reg);
+	emit1(e, 0xc8 | (reg & 7));
 }
 
 static void leave_with_result(struct emit *e)
@@ -228,10 +228,12 @@ static void glue_enter(struct emit *e)
 	emit1(e, 0xe0 | (R_T & 7));
 }
 
-/* To the interpreter: I = jump-cache entry of a trace that is not translated. */
+/* To the interpreter: I = jump-cache index of a trace that is not translated. */
 static void glue_interp(struct emit *e)
 {
-	emit_load(e, R_I, R_I, offsetof(struct jentry, rec));
+	struct mem_ref rec = ref_jcache(offsetof(struct jentry, rec));
+
+	emit_ref(e, true, 0x8b, R_I, &rec);
 	put_store(e, R_I, OFF(jit_tmp));
 	save_guest(e);
 	drop_frame(e);
@@ -282,12 +284,23 @@ static void glue_check(struct emit *e, const void *fn)
 	leave_with_result(e);
 }
 
+static void jump_entry(struct emit *e)
+{
+	struct mem_ref code = ref_jcache(offsetof(struct jentry, code));
+
+	emit_ref(e, false, 0xff, 4, &code);
+}
+
 /* reg = jump-cache entry: there. */
 static void go_to_entry(struct emit *e, unsigned int reg)
 {
 	put_mov(e, R_I, reg);
+	put_gs_base(e, R_T);
+	emit_rr(e, true, 0x2b, R_I, R_T);
+	emit_alu_imm(e, true, 5, R_I, OFF(jc));
+	put_shift(e, true, SHIFT_RIGHT, R_I, 3);
 	load_guest(e);
-	emit_jmp_mem(e, R_I, (s32)offsetof(struct jentry, code));
+	jump_entry(e);
 }
 
 static void glue_op(struct emit *e)
@@ -348,13 +361,14 @@ static void glue_out(struct emit *e)
 	leave_between(e);
 }
 
-/* I = jump-cache entry: go there if it is T's. A miss leaves T as it was. */
+/* I = jump-cache index: to its entry if it is T's. A miss leaves T as it was. */
 static void try_entry(struct emit *e)
 {
-	struct mem_ref page = ref_gs(OFF(page_rip));
-	unsigned int other, same, old[2];
+	struct mem_ref page = ref_gs(OFF(page_rip)), lin = ref_jcache(offsetof(struct jentry, lin)),
+		       key = ref_jcache(offsetof(struct jentry, mode_key));
+	unsigned int other, same, old;
 
-	emit_rm(e, true, 0x3b, R_T, R_I, (s32)offsetof(struct jentry, lin));
+	emit_ref(e, true, 0x3b, R_T, &lin);
 	other = emit_jcc(e, CC_NE);
 	/*
 	 * Targets and return addresses are made from page_rip, so jumps wait for each other through it: it comes from
@@ -364,37 +378,28 @@ static void try_entry(struct emit *e)
 	emit_ref(e, true, 0x3b, R_T, &page);
 	same = emit_jcc(e, CC_E);
 	put_store(e, R_T, OFF(page_rip));
-	for (unsigned int k = 0; k < 2; k++) { /* each with a jump of its own, for the host's predictor */
-		put_load(e, R_T, OFF(mode_key));
-		emit_rm(e, true, 0x3b, R_T, R_I, (s32)offsetof(struct jentry, mode_key));
-		old[k] = emit_jcc(e, CC_NE);
-		emit_jmp_mem(e, R_I, (s32)offsetof(struct jentry, code));
-		if (!k)
-			emit_land(e, same);
-	}
-	emit_land(e, old[0]);
-	emit_land(e, old[1]);
-	emit_load(e, R_T, R_I, offsetof(struct jentry, lin));
+	emit_land(e, same);
+	put_load(e, R_T, OFF(mode_key));
+	emit_ref(e, true, 0x3b, R_T, &key);
+	old = emit_jcc(e, CC_NE);
+	jump_entry(e);
+	emit_land(e, old);
+	emit_ref(e, true, 0x8b, R_T, &lin);
 	emit_land(e, other);
 }
 
 /* T = RIP of the next instruction: through the jump cache, or out. */
 static void glue_jump(struct emit *e)
 {
-	struct mem_ref request = ref_gs(OFF(request)), rc = ref_gs(OFF(rc));
+	struct mem_ref request = ref_gs(OFF(request));
 	unsigned int out[2];
 
 	emit_ref(e, false, 0x83, 7, &request);
 	emit1(e, 0);
 	out[0] = emit_jcc(e, CC_NE);
-	put_mov(e, R_I, R_T);
-	put_shift(e, true, SHIFT_RIGHT, R_I, PAGE_SHIFT);
-	emit_rr(e, false, 0x33, R_I, R_T);
-	emit_alu_imm(e, false, 4, R_I, JCACHE_SETS - 1);
-	put_shift(e, true, SHIFT_LEFT, R_I, 6);
-	emit_ref(e, true, 0x03, R_I, &rc);
+	put_jcache_index(e);
 	try_entry(e);
-	emit_alu_imm(e, true, 0, R_I, sizeof(struct jentry));
+	emit_alu_imm(e, true, 0, R_I, sizeof(struct jentry) / 8);
 	try_entry(e);
 	put_store(e, R_T, OFF(rip));
 	save_guest(e);
@@ -409,7 +414,7 @@ static void glue_jump(struct emit *e)
 	emit_land(e, out[1]);
 	leave_between(e);
 }
-_Static_assert(sizeof(struct jentry) == 32, "the lookup shifts by 6: sets of two");
+_Static_assert(sizeof(struct jentry) == 32, "the index is scaled by 8: sets of two");
 
 /* T = offset from the page: the next instruction. Then as glue_jump(). */
 static void glue_exit_saved(struct emit *e)

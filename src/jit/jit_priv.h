@@ -240,6 +240,7 @@ struct work {
 	struct plan plan[RCACHE_TRACE_MAX];
 	struct cold cold[COLDS];
 	struct exit exit[BLOCK_EXITS];
+	bool exit_polled[BLOCK_EXITS];
 	struct decode d[RCACHE_TRACE_MAX];
 	u32 start[RCACHE_TRACE_MAX], copied[RCACHE_TRACE_MAX];
 	u32 hot_end;
@@ -391,6 +392,17 @@ void put_pushfq(struct work *w);
 void put_push_mem(struct work *w);
 void put_callout(struct work *w);	/* the record's handler in C, or its stub */
 
+/* ---- emit_jump.c ----------------------------------------------------------------------------------- */
+
+/* I = jump-cache index of T, and an entry's field by it */
+void put_jcache_index(struct emit *e);
+struct mem_ref ref_jcache(size_t field);
+/* A jump to T, after RSP has moved by @sp; @bad: where it goes that is not canonical, NULL: T is known to be. */
+void put_indirect(struct work *w, s32 sp, struct cold *bad);
+/* The flags are saved: to that offset from this page, in another one. */
+void put_far(struct work *w, u32 off);
+void put_canonical(struct work *w, struct cold *c); /* emit_branch.c */
+
 /* ---- emit_mem.c ------------------------------------------------------------------------------------ */
 
 /* Address of the record's operand; spilled registers are loaded into scratch ones. */
@@ -439,7 +451,13 @@ static inline const struct insn *site_rec(const struct vcpu *v, const struct sit
 	return (const struct insn *)(v->rc->arena + (size_t)s->rec * 8);
 }
 
-/* Where to go on, 0: out; and T in front of the access, or I with the jump-cache entry of another block. */
+/* What translated code has in I for an entry of the jump cache */
+static inline u64 jentry_index(const struct vcpu *v, const struct jentry *j)
+{
+	return (u64)((const u8 *)j - (const u8 *)v->jc) / 8;
+}
+
+/* Where to go on, 0: out; and T in front of the access, or I with the jump-cache index of another block. */
 struct slow_result { u64 next; u64 ptr; };
 /**
  * struct op_answer - what becomes of a block after C ran one of its instructions

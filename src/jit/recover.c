@@ -201,7 +201,7 @@ static void suspect(struct vcpu *v, struct site *s)
  */
 const struct jentry *jit_find(struct vcpu *v)
 {
-	const struct jentry *j = jcache_find(v->rc, v->rip, v->mode_key);
+	const struct jentry *j = jcache_find(v, v->rip, v->mode_key);
 	const struct insn *rec;
 
 	if (!j) {
@@ -210,7 +210,7 @@ const struct jentry *jit_find(struct vcpu *v)
 			v->stop = CPU_RUN;
 			return NULL;
 		}
-		j = jcache_find(v->rc, v->rip, v->mode_key);
+		j = jcache_find(v, v->rip, v->mode_key);
 		if (v->request || !j)
 			return NULL;
 	}
@@ -300,7 +300,7 @@ struct slow_result jit_slow(struct vcpu *v, u32 site)
 		leave(v, r, res);
 	if (res != OP_NEXT) {
 		out.next = to ? (u64)to->code : 0;
-		out.ptr = (u64)to;
+		out.ptr = to ? jentry_index(v, to) : 0;
 		return out;
 	}
 	keep_fp(v, live);

@@ -40,6 +40,12 @@ static void merge(struct vstate *to, const struct vstate *s)
 	to->polled &= s->polled;
 	to->locks &= s->locks;
 	to->fp &= s->fp;
+	if (to->entry != s->entry)
+		to->jump = 0;
+	to->jump &= s->jump;
+	to->left |= s->left;
+	if (to->cmp_jump != s->cmp_jump)
+		to->cmp_jump = 0;
 	if (to->cmp != s->cmp || to->cmp_imm != s->cmp_imm)
 		to->cmp = REF_NONE;
 	to->cmp_type &= s->cmp_type;
@@ -159,6 +165,8 @@ bool verify_site_at(struct verify *y, u32 at, const struct vstate *s, u32 site)
 
 	if (site < y->w->site0 || site >= y->j->nsites)
 		return verify_fail(y, at, "names a site of another block");
+	if (s->left)
+		return verify_fail(y, at, "calls C, or may fault, in a page that it has left");
 	if ((const u8 *)r - y->w->v->rc->arena != (s64)x->rec * 8)
 		return verify_fail(y, at, "names the site of another instruction");
 	if (x->flags == FLAGS_RECIPE)

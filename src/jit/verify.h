@@ -21,10 +21,12 @@
  * @VAL_AFLAGS, @VAL_OVERFLOWED: in RAX: vcpu.aflags, on its way to the host's flags. @arg: of the guest
  * @VAL_REQUEST: vcpu.request
  * @VAL_GUEST: guest register @arg, which is kept in memory
+ * @VAL_PAGE: in T: page of a jump's target that the jump cache has
+ * @VAL_KEY: in T: vcpu.mode_key
  */
 enum val_kind {
 	VAL_JUNK, VAL_HOME, VAL_NEW, VAL_COPY, VAL_MASKED, VAL_OFFSET, VAL_BOUNDED, VAL_SAME, VAL_PTR, VAL_SITE,
-	VAL_LAHF, VAL_FLAGS, VAL_AFLAGS, VAL_OVERFLOWED, VAL_REQUEST, VAL_GUEST,
+	VAL_LAHF, VAL_FLAGS, VAL_AFLAGS, VAL_OVERFLOWED, VAL_REQUEST, VAL_GUEST, VAL_PAGE, VAL_KEY,
 };
 
 struct val {
@@ -36,6 +38,9 @@ struct val {
 
 enum lock_seen { LOCK_TYPE = 1, LOCK_LINE = 2 };
 
+/* What a jump through the jump cache has found out; and what the host's flags compare */
+enum jump_seen { JUMP_LIN = 1, JUMP_PAGE = 2, JUMP_KEY = 4 };
+
 /**
  * struct vstate - before an instruction
  * @k: guest instruction at work
@@ -46,6 +51,8 @@ enum lock_seen { LOCK_TYPE = 1, LOCK_LINE = 2 };
  * @locks: enum lock_seen
  * @fp: enum fp_live bits that were tested
  * @held: what vcpu.jit_host[] holds: VAL_PTR or VAL_JUNK
+ * @jump: enum jump_seen, of the entry at @entry: from the GS base, its lowest bit: and I, scaled
+ * @left: vcpu.page_rip is the target's
  * @cmp: register that the host's flags compare with @cmp_imm; REF_NONE. Likewise the rest of cmp_*
  */
 struct vstate {
@@ -55,9 +62,13 @@ struct vstate {
 	bool polled;
 	u8 locks;
 	u8 fp;
+	u8 jump;
+	bool left;
+	u8 cmp_jump;
 	u8 cmp;
 	bool cmp_type, cmp_line, cmp_fp, cmp_poll;
 	u32 cmp_imm;
+	u32 entry;
 	struct val reg[16];
 	struct val held[GROUPS];
 };
@@ -102,3 +113,10 @@ bool verify_site_at(struct verify *y, u32 at, const struct vstate *s, u32 site);
 bool verify_branch(struct verify *y, u32 at, const struct decode *d, struct vstate *s);
 /* verify_insn.c: what an instruction other than a branch does */
 void verify_insn(struct verify *y, u32 at, const struct decode *d, struct vstate *s);
+/* verify_jump.c: the way through the jump cache */
+bool jump_ref(const struct decode *d, size_t field, u32 *entry);
+void jump_compare(const struct decode *d, struct vstate *s);
+bool step_jump(const struct decode *d, struct vstate *s);
+void jump_not_taken(const struct decode *d, struct vstate *s);
+void verify_page(struct verify *y, u32 at, const struct decode *d, struct vstate *s);
+void verify_jump_entry(struct verify *y, u32 at, const struct decode *d, const struct vstate *s);

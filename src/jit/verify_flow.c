@@ -13,6 +13,7 @@ static void junk_scratch(struct vstate *s)
 	s->reg[R_T] = s->reg[R_I] = (struct val){ .kind = VAL_JUNK };
 	s->cmp = REF_NONE;
 	s->cmp_type = s->cmp_line = s->cmp_fp = s->cmp_poll = false;
+	s->cmp_jump = s->jump = 0;
 }
 
 /* C may have done anything to translations. */
@@ -48,6 +49,8 @@ static void check_exit(struct verify *y, u32 at, const struct exit *x, const str
 	bool saved = x->flags == FLAGS_SAVED || x->flags == FLAGS_BOTH;
 
 	verify_home(y, at, s, false);
+	if (s->left)
+		verify_fail(y, at, "goes on in the page that it has left");
 	if ((host && !s->host) || (saved && !s->saved))
 		verify_fail(y, at, "leaves without the flags where its exit says");
 	if (x->loop && (x->flags != FLAGS_HOST || !s->marked || (y->w->loop_fp & ~s->fp) ||
@@ -195,6 +198,7 @@ static void not_taken(const struct decode *d, struct vstate *s)
 		s->polled = true;
 	if (d->rec.id == INSN_JZ && s->cmp_fp)
 		s->fp |= (u8)s->cmp_imm;
+	jump_not_taken(d, s);
 }
 
 static bool jump(struct verify *y, u32 at, const struct decode *d, const struct vstate *s)
@@ -210,6 +214,8 @@ static bool jump(struct verify *y, u32 at, const struct decode *d, const struct 
 		verify_fail(y, at, "jumps into another block, or somewhere");
 	} else {
 		verify_home(y, at, s, false);
+		if (s->left && address(y, to) != y->j->jump)
+			verify_fail(y, at, "goes on in the page that it has left");
 		if (address(y, to) == y->j->exit_host ? !s->host : !s->saved)
 			verify_fail(y, at, "leaves without the flags where the code behind looks for them");
 	}
@@ -223,10 +229,15 @@ static bool jump_if(struct verify *y, u32 at, const struct decode *d, struct vst
 
 	if (x)
 		check_exit(y, at, x, s);
-	if (to < 0)
+	if (to < 0) {
 		verify_fail(y, at, "leaves the block under a condition");
-	else
-		verify_goto(y, at, (u32)to, s);
+	} else {
+		struct vstate taken = *s;
+
+		if (d->rec.id == INSN_JZ && s->cmp_jump == JUMP_PAGE)
+			taken.jump |= JUMP_PAGE;
+		verify_goto(y, at, (u32)to, &taken);
+	}
 	not_taken(d, s);
 	return true;
 }
@@ -251,6 +262,9 @@ bool verify_branch(struct verify *y, u32 at, const struct decode *d, struct vsta
 		return call(y, at, d, s);
 	case INSN_JRCXZ:
 		return jump_if_quiet(y, at, d, s);
+	case INSN_JMP_RM:
+		verify_jump_entry(y, at, d, s);
+		return false;
 	default:
 		if (insn_rows[d->rec.id].traits & T_COND)
 			return jump_if(y, at, d, s);

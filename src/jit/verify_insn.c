@@ -35,6 +35,8 @@ static void junk(struct vstate *s, unsigned int r)
 	*reg(s, r) = (struct val){ .kind = VAL_JUNK };
 	if (s->cmp == r)
 		s->cmp = REF_NONE;
+	if (r == R_T || (r == R_I && s->entry & 1))
+		s->jump = s->cmp_jump = 0;
 	/* An offset from a tag is one as long as the index that found it stands. */
 	if (r == R_I && (reg(s, R_T)->kind == VAL_OFFSET || reg(s, R_T)->kind == VAL_BOUNDED))
 		reg(s, R_T)->kind = VAL_JUNK;
@@ -95,8 +97,15 @@ static void check_field(struct verify *y, u32 at, const struct decode *d, struct
 {
 	const struct insn *r = &d->rec;
 	u64 off = (u64)(s64)r->disp, most = sizeof(struct vcpu) - d->mem_size;
+	u32 entry;
 
-	if (r->index != GPR_NONE || (r->base != GPR_NONE && r->base != R_I)) {
+	if (jump_ref(d, offsetof(struct jentry, lin), &entry) ||
+	    jump_ref(d, offsetof(struct jentry, mode_key), &entry)) {
+		bool masked = reg(s, R_I)->kind == VAL_MASKED && reg(s, R_I)->num == JCACHE_MASK;
+
+		if (d->mem_acc & MEM_W || (entry & 1 && !masked))
+			verify_fail(y, at, "writes the jump cache, or reads it by an index that is not masked");
+	} else if (r->index != GPR_NONE || (r->base != GPR_NONE && r->base != R_I)) {
 		verify_fail(y, at, "addresses the vCPU by another register than the index");
 	} else if (r->base == R_I) {
 		if (reg(s, R_I)->kind != VAL_MASKED)
@@ -105,6 +114,8 @@ static void check_field(struct verify *y, u32 at, const struct decode *d, struct
 			verify_fail(y, at, "leaves the vCPU, or writes it, by an index");
 	} else if (off > most) {
 		verify_fail(y, at, "addresses beyond the vCPU");
+	} else if (d->mem_acc & MEM_W && off == offsetof(struct vcpu, page_rip)) {
+		verify_page(y, at, d, s);
 	} else if (d->mem_acc & MEM_W) {
 		store_fits(y, at, s, off, d->mem_size);
 	}
@@ -375,6 +386,7 @@ static void note_compare(const struct decode *d, struct vstate *s)
 	s->cmp_type = s->cmp_line = s->cmp_fp = false;
 	s->cmp_poll = r->id == INSN_CMP && d->imm_len && !r->imm && d->mem_size == 4 &&
 		      from_field(d, offsetof(struct vcpu, request));
+	jump_compare(d, s);
 	if (r->id == INSN_CMP && d->imm_len && !(r->flags & INSN_MEM) && r->osz == 8) {
 		s->cmp = (u8)insn_rm(r);
 		s->cmp_imm = (u32)r->imm;
@@ -480,6 +492,7 @@ void verify_insn(struct verify *y, u32 at, const struct decode *d, struct vstate
 		verify_fail(y, at, "touches vector state without the guest's asking");
 	check_memory(y, at, d, s);
 	step_host_flags(y, at, d, s);
-	if (copy || !(is_mov(d) ? step_mov(y, d, s) : step_probe(y, d, s) || step_slot(y, d, s) || step_flags(s, d)))
+	if (copy || !(is_mov(d) ? step_mov(y, d, s) : step_probe(y, d, s) || step_slot(y, d, s) || step_flags(s, d) ||
+		      step_jump(d, s)))
 		step_other(y, at, d, s);
 }

@@ -143,6 +143,37 @@ static bool no_mark(const struct place *p)
 	return true;
 }
 
+static bool in_jump_cache(size_t off)
+{
+	return off >= offsetof(struct vcpu, jc) && off < offsetof(struct vcpu, jc) + sizeof(((struct vcpu *)0)->jc);
+}
+
+/* Something that a jump through the jump cache has to look at */
+static bool no_jump_test(const struct place *p)
+{
+	const struct insn *r = &p->d->rec;
+	size_t off = (size_t)r->disp;
+
+	if (r->id != INSN_CMP || !(r->flags & INSN_MEM) || insn_seg(r) != SEG_GS || r->base != GPR_NONE)
+		return false;
+	if (off != offsetof(struct vcpu, page_rip) && !in_jump_cache(off))
+		return false;
+	nops(p);
+	return true;
+}
+
+/* An entry's key where its address should be, and so on */
+static bool other_entry(const struct place *p)
+{
+	const struct insn *r = &p->d->rec;
+
+	if (!(r->flags & INSN_MEM) || insn_seg(r) != SEG_GS || r->base != GPR_NONE || r->id == INSN_MOV ||
+	    !in_jump_cache((size_t)r->disp))
+		return false;
+	p->code[p->at + p->d->off_disp] ^= 8;
+	return true;
+}
+
 static bool no_fp_test(const struct place *p)
 {
 	if (p->d->rec.id != INSN_TEST || !reads_field(p, offsetof(struct vcpu, fp_live)))
@@ -229,6 +260,8 @@ static const struct mutator {
 	{ "a backward jump without a poll", no_poll, 100 },
 	{ "a backward jump without an early poll", no_early_poll, 100 },
 	{ "a loop whose next pass knows nothing of the flags", no_mark, 100 },
+	{ "a jump by the jump cache that does not look at all of the entry", no_jump_test, 100 },
+	{ "a jump by the wrong field of the jump cache", other_entry, 100 },
 	{ "vector state used without a test", no_fp_test, 100 },
 	{ "a lock without a look at the memory's type", no_type_test, 100 },
 	{ "a privileged instruction", privileged, 100 },

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Ways out of a block that no link covers: the jump cache is searched where the guest jumps, so that the host foresees
+ * each of the guest's jumps by itself. What is not in its first place is for the code that all blocks share.
+ */
+#include "jit/jit_priv.h"
+
+void put_jcache_index(struct emit *e)
+{
+	emit1(e, 0xc4); /* rorx I, T, 9 */
+	emit1(e, 0x43);
+	emit1(e, 0xfb);
+	emit1(e, 0xf0);
+	emit1(e, 0xc0 | (R_I & 7) << 3 | (R_T & 7));
+	emit1(e, JCACHE_SHIFT);
+	emit_rr(e, false, 0x33, R_I, R_T);
+	emit_alu_imm(e, false, 4, R_I, JCACHE_MASK);
+}
+_Static_assert(R_I == GPR_R15 && R_T == GPR_R11, "rorx is spelled out");
+
+struct mem_ref ref_jcache(size_t field)
+{
+	return (struct mem_ref){ .base = REF_NONE, .index = R_I, .scale = 3, .gs = true, .disp = OFF(jc) + (s32)field };
+}
+
+/* A field of the entry whose index is in I, or known. */
+static struct mem_ref entry(s32 index, size_t field)
+{
+	return index < 0 ? ref_jcache(field) : ref_gs(OFF(jc) + index * 8 + (s32)field);
+}
+
+/* page_rip: as in the shared code, from the target itself, and nothing is stored inside a page. */
+static void put_page(struct emit *e)
+{
+	struct mem_ref page = ref_gs(OFF(page_rip));
+	unsigned int same;
+
+	emit_alu_imm(e, true, 4, R_T, -(s32)PAGE_SIZE);
+	emit_ref(e, true, 0x3b, R_T, &page);
+	same = emit_jcc(e, CC_E);
+	put_store(e, R_T, OFF(page_rip));
+	emit_land(e, same);
+}
+
+static void put_sp(struct emit *e, s32 by)
+{
+	struct mem_ref m = ref_base(R_SP, by);
+
+	if (by)
+		put_lea(e, R_SP, &m);
+}
+
+/*
+ * T = target, the flags are saved. @index: of its set, -1: to be found; @sp: what RSP moves by on the way;
+ * @bad: where a target goes that is not canonical, which none in the cache is; NULL: it has been looked at
+ */
+static void put_lookup(struct work *w, s32 index, s32 sp, struct cold *bad)
+{
+	struct mem_ref request = ref_gs(OFF(request)), m = entry(index, offsetof(struct jentry, lin)), lin = m;
+	struct emit *e = &w->e;
+	unsigned int out[2], nout = 0, old;
+
+	if (!w->polled) {
+		emit_ref(e, false, 0x83, 7, &request);
+		emit1(e, 0);
+		out[nout++] = emit_jcc(e, CC_NE);
+	}
+	if (index < 0)
+		put_jcache_index(e);
+	emit_ref(e, true, 0x3b, R_T, &m);
+	out[nout++] = emit_jcc(e, CC_NE);
+	put_sp(e, sp);
+	put_page(e);
+	put_load(e, R_T, OFF(mode_key));
+	m = entry(index, offsetof(struct jentry, mode_key));
+	emit_ref(e, true, 0x3b, R_T, &m);
+	old = emit_jcc(e, CC_NE);
+	if (index >= 0)
+		emit_mov_imm(e, R_I, (u32)index);
+	m = entry(index, offsetof(struct jentry, code));
+	emit_ref(e, false, 0xff, 4, &m);
+	while (nout)
+		emit_land(e, out[--nout]);
+	if (bad)
+		put_canonical(w, bad);
+	put_sp(e, sp);
+	put_jump(w, w->j->jump);
+	emit_land(e, old);
+	emit_ref(e, true, 0x8b, R_T, &lin);
+	put_jump(w, w->j->jump);
+}
+
+void put_indirect(struct work *w, s32 sp, struct cold *bad)
+{
+	if (!w->j->lockstep) {
+		put_lookup(w, -1, sp, bad);
+		return;
+	}
+	if (bad)
+		put_canonical(w, bad);
+	put_sp(&w->e, sp);
+	put_jump(w, w->j->jump);
+}
+
+void put_far(struct work *w, u32 off)
+{
+	struct mem_ref m = ref_base(R_T, (s32)off);
+
+	put_load(&w->e, R_T, OFF(page_rip));
+	put_lea(&w->e, R_T, &m);
+	put_lookup(w, (s32)jcache_index(w->v->page_rip + (u64)(s64)(s32)off), 0, NULL);
+}
