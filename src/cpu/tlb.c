@@ -35,7 +35,7 @@ int mmu_vcpu_init(struct vcpu *v)
 		v->tlb_gen[n] = 1;
 		v->tlbs[n] = v->tlb_all[n];
 	}
-	v->slots.used = 1;
+	v->slots.used = BIT(VIEW_NONE * 2) - 1;
 	tlb_drop_slots(v);
 	v->slots.misses = SLOT_MISSES;
 	mmu_context(v, false);

@@ -66,19 +66,44 @@ struct tlb_l1 {
 _Static_assert(TLB_ENTRIES / TLB_CHUNK == 32, "a word has a bit for each chunk");
 /*
  * Pages that accesses of hot loops use. Translated code compares with one of these instead of indexing an array, so
- * that the address does not wait for the check. Root operation only; filled from the arrays.
+ * that the address does not wait for the check. Root operation only; filled from the arrays. A slot grows by pages
+ * that are its neighbours for the guest and on the host.
  */
 #define TLB_SLOTS 16u
 #define SLOT_MISSES 64
+#define SLOT_CLASSES 5u
 struct tlb_slots {
+	/**
+	 * struct tlb_slot - pages in a row
+	 * @tag: linear address of the first byte, or TLB_NEVER
+	 * @delta: host address minus linear address
+	 * @most: its bytes less slot_class_size()
+	 */
 	struct tlb_slot {
 		u64 tag;
-		u64 delta;	/* host address minus linear address */
-	} page[VIEW_NONE][2][TLB_SLOTS]; /* by view, and whether it is for writes */
-	u32 used;	/* some tag is not TLB_NEVER */
+		u64 delta;
+		u64 most[SLOT_CLASSES];
+		u64 unused;
+	} page[VIEW_NONE][2][TLB_SLOTS] __attribute__((aligned(64))); /* by view, and whether it is for writes */
+	u32 used;	/* bit n: of page[n / 2][n % 2] some tag is not TLB_NEVER */
 	s32 misses;	/* counts down to a look at who misses */
 	u64 looked_at;	/* TSC */
 };
+
+/* The largest access of a class */
+static inline unsigned int slot_class_size(unsigned int class)
+{
+	return class < SLOT_CLASSES - 1 ? 8u << class : 512u;
+}
+
+static inline unsigned int slot_class(unsigned int size)
+{
+	unsigned int class = 0;
+
+	while (slot_class_size(class) < size)
+		class++;
+	return class;
+}
 
 #define TLB_GLOBAL BIT(3)
 #define TLB_UC BIT(4)	/* not write-back: a locked access is a bus lock */

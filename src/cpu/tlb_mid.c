@@ -54,12 +54,12 @@ static void wipe(struct tlb_l1 *l)
 
 void tlb_drop_slots(struct vcpu *v)
 {
-	struct tlb_slot *s = &v->slots.page[0][0][0];
+	for (u32 used = v->slots.used; used; used &= used - 1) {
+		unsigned int n = (unsigned int)__builtin_ctz(used);
 
-	if (!v->slots.used)
-		return;
-	for (unsigned int n = 0; n < VIEW_NONE * 2 * TLB_SLOTS; n++)
-		*(volatile u64 *)&s[n].tag = TLB_NEVER;
+		for (unsigned int k = 0; k < TLB_SLOTS; k++)
+			*(volatile u64 *)&v->slots.page[n / 2][n % 2][k].tag = TLB_NEVER;
+	}
 	v->slots.used = 0;
 }
 

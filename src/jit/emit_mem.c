@@ -93,21 +93,22 @@ static unsigned int emit_probe(struct emit *e, s32 array, s32 most, u32 *again)
 
 /* Both probes are as long, so that one can take the other's place. */
 #define PROBE_BYTES 42
-#define SLOT_MOST 15	/* where the slot's probe has its limit */
-#define SLOT_JUMP 25	/* and the end of its jump */
+#define SLOT_JUMP 27 /* where the slot's probe has the end of its jump */
 
-static unsigned int emit_slot_probe(struct emit *e, s32 slot, s32 most)
+static unsigned int emit_slot_probe(struct emit *e, s32 slot, unsigned int size)
 {
 	struct mem_ref tag = ref_gs(slot), delta = ref_gs(slot + (s32)offsetof(struct tlb_slot, delta));
+	struct mem_ref most = ref_gs(slot + (s32)offsetof(struct tlb_slot, most) + 8 * (s32)slot_class(size));
 	unsigned int miss;
 
 	put_mov(e, R_I, R_T);
 	emit_ref(e, true, 0x2b, R_I, &tag);
-	emit_alu_imm(e, true, 7, R_I, most);
+	emit_ref(e, true, 0x3b, R_I, &most);
 	miss = emit_jcc(e, CC_A);
 	emit_ref(e, true, 0x03, R_T, &delta);
-	emit4(e, 0x00841f0f); /* a NOP of eight bytes */
-	emit4(e, 0);
+	emit1(e, 0x66); /* a NOP of six bytes */
+	emit4(e, 0x00441f0f);
+	emit1(e, 0);
 	return miss;
 }
 
@@ -130,8 +131,10 @@ static void put_probe(struct work *w, unsigned int size, bool write)
 		c->slot = (u8)((w->nslots[write]++ + (w->t->gpa >> 4)) % TLB_SLOTS);
 		c->back = e->n;
 		s->slotted = write ? SLOT_WRITE : SLOT_READ;
+		s->slot = c->slot;
+		s->size = (u16)size;
 		at = (view * 2 + write) * TLB_SLOTS + c->slot;
-		cold_from(c, emit_slot_probe(e, OFF(slots.page[0][0][0]) + (s32)(at * sizeof(struct tlb_slot)), most));
+		cold_from(c, emit_slot_probe(e, OFF(slots.page[0][0][0]) + (s32)(at * sizeof(struct tlb_slot)), size));
 	} else {
 		cold_from(c, emit_probe(e, probe_array(w->t->key, view, write), most, &c->back));
 	}
@@ -154,7 +157,7 @@ void unslot(struct vcpu *v, struct site *s)
 	struct emit e = { .max = PROBE_BYTES + EMIT_ROOM, .buf = code };
 
 	cold = SLOT_JUMP + get4(code + SLOT_JUMP - 4);
-	miss = emit_probe(&e, probe_array(key, view, write), (s32)get4(code + SLOT_MOST), &again);
+	miss = emit_probe(&e, probe_array(key, view, write), (s32)(PAGE_SIZE - s->size), &again);
 	e.n = miss - 4;
 	emit4(&e, cold - miss);
 	e = (struct emit){ .max = 15, .buf = code + cold };

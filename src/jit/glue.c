@@ -484,7 +484,7 @@ static const u8 *make_check(struct jit *j, const void *fn)
 
 static void make_misses(struct jit *j)
 {
-	u8 bytes[1024];
+	u8 bytes[1536];
 
 	for (unsigned int n = 0; n < 2 * VIEW_NUM * 2; n++) {
 		struct emit e = { .max = sizeof(bytes), .buf = bytes };

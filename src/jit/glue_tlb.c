@@ -186,51 +186,119 @@ static void put_slot(struct emit *e)
 	emit_load(e, RCX, GPR_RSP, sizeof(u64) * ARRAY_SIZE(saved));
 	emit_rm(e, false, 0x8b, RCX, RCX, 1);
 	put_shift(e, false, SHIFT_RIGHT, RCX, SITE_BITS);
-	put_shift(e, false, SHIFT_LEFT, RCX, 4);
+	put_shift(e, false, SHIFT_LEFT, RCX, 6);
 }
-_Static_assert(sizeof(struct tlb_slot) == 1 << 4, "the distance is shifted by 4");
+_Static_assert(sizeof(struct tlb_slot) == 1 << 6, "the distance is shifted by 6");
 
-/* The slot gets the array's entry at I, tag in RAX. */
-static void fill_slot(struct emit *e, s32 array, s32 slots)
+static struct mem_ref slot_field(s32 slots, size_t field)
 {
-	struct mem_ref host = in_view(R_I, array + (s32)offsetof(struct tlb_entry, host));
-	struct mem_ref tag = in_view(RCX, slots), used = ref_gs(OFF(slots.used));
-	struct mem_ref delta = in_view(RCX, slots + (s32)offsetof(struct tlb_slot, delta));
+	return in_view(RCX, slots + (s32)field);
+}
+
+static struct mem_ref slot_most(s32 slots, unsigned int class)
+{
+	return slot_field(slots, offsetof(struct tlb_slot, most) + 8 * class);
+}
+
+/* I = index into the array of the page in T */
+static void put_index(struct emit *e)
+{
+	put_mov(e, R_I, R_T);
+	put_shift(e, true, SHIFT_RIGHT, R_I, PAGE_SHIFT - 4);
+	put_and(e, R_I, (TLB_ENTRIES - 1) << 4);
+}
+
+/* The page in RAX, whose delta is in RDX, becomes the slot's only one. */
+static void fill_slot(struct emit *e, s32 slots)
+{
+	struct mem_ref tag = slot_field(slots, 0), delta = slot_field(slots, offsetof(struct tlb_slot, delta));
 
 	emit_ref(e, true, 0x89, RAX, &tag);
-	emit_ref(e, true, 0x8b, R_I, &host);
-	emit_rr(e, true, 0x2b, R_I, RAX);
-	emit_ref(e, true, 0x89, R_I, &delta);
-	emit_ref(e, false, 0xc7, 0, &used);
-	emit4(e, 1);
+	emit_ref(e, true, 0x89, RDX, &delta);
+	for (unsigned int class = 0; class < SLOT_CLASSES; class++) {
+		struct mem_ref most = slot_most(slots, class);
+
+		emit_ref(e, true, 0xc7, 0, &most);
+		emit4(e, PAGE_SIZE - slot_class_size(class));
+	}
+}
+
+/* The page in RAX, whose delta is the slot's: is it before it or behind it? Jump taken if not; I and RDX are lost. */
+static unsigned int grow_slot(struct emit *e, s32 slots)
+{
+	struct mem_ref tag = slot_field(slots, 0), first = slot_most(slots, 0), end;
+	unsigned int other, behind;
+
+	emit_ref(e, true, 0x8b, RDX, &tag);
+	emit_ref(e, true, 0x8b, R_I, &first);
+	end = (struct mem_ref){ .base = R_I, .index = RDX, .disp = (s32)slot_class_size(0) };
+	put_lea(e, R_I, &end);
+	emit_rr(e, true, 0x3b, R_I, RAX);
+	behind = emit_jcc(e, CC_E);
+	emit_alu_imm(e, true, 5, RDX, PAGE_SIZE);
+	emit_rr(e, true, 0x3b, RDX, RAX);
+	other = emit_jcc(e, CC_NE);
+	emit_ref(e, true, 0x89, RAX, &tag);
+	emit_land(e, behind);
+	for (unsigned int class = 0; class < SLOT_CLASSES; class++) {
+		struct mem_ref most = slot_most(slots, class);
+
+		emit_ref(e, true, 0x81, 0, &most);
+		emit4(e, PAGE_SIZE);
+	}
+	return other;
+}
+
+/* RDX = delta of the page in RAX, by the array's entry at I */
+static void entry_delta(struct emit *e, s32 array)
+{
+	struct mem_ref host = in_view(R_I, array + (s32)offsetof(struct tlb_entry, host));
+
+	emit_ref(e, true, 0x8b, RDX, &host);
+	emit_rr(e, true, 0x2b, RDX, RAX);
 }
 
 /*
- * T = linear address; its page is not in the site's slot: fill that from the array, and the array as when a probe of it
- * misses. Now and then C looks who comes here.
+ * T = linear address; it is not in the site's slot: fill that from the array, and the array as when a probe of it
+ * misses. What lies across the slot's end is for C, which now and then looks who comes here.
  */
 void glue_slot_miss(struct emit *e, unsigned int view, bool write, const u8 *slow)
 {
 	s32 array = OFF(l1_sets) + (s32)(view * sizeof(struct tlb_l1)) +
 		    (s32)(write ? offsetof(struct tlb_l1, w) : offsetof(struct tlb_l1, r));
 	s32 slots = OFF(slots.page[0][0]) + (s32)((view * 2 + write) * sizeof(struct tlb_slot) * TLB_SLOTS);
-	struct mem_ref tag = in_view(R_I, array), misses = ref_gs(OFF(slots.misses)), mine = in_view(RCX, slots);
-	unsigned int elsewhere, crossing, look;
+	struct mem_ref tag = in_view(R_I, array), misses = ref_gs(OFF(slots.misses)), used = ref_gs(OFF(slots.used));
+	struct mem_ref mine = slot_field(slots, 0), delta = slot_field(slots, offsetof(struct tlb_slot, delta));
+	struct mem_ref most = slot_most(slots, 0);
+	unsigned int elsewhere, crossing, look, other[2];
 
 	push_scratch(e);
 	put_slot(e);
-	put_mov(e, RAX, R_T);
-	emit_alu_imm(e, true, 4, RAX, -(s32)PAGE_SIZE);
-	emit_ref(e, true, 0x3b, RAX, &mine);
-	crossing = emit_jcc(e, CC_E);
 	emit_ref(e, false, 0xff, 1, &misses); /* dec */
 	look = emit_jcc(e, CC_E);
-	put_mov(e, R_I, R_T);
-	put_shift(e, true, SHIFT_RIGHT, R_I, PAGE_SHIFT - 4);
-	put_and(e, R_I, (TLB_ENTRIES - 1) << 4);
+	put_mov(e, RAX, R_T);
+	emit_ref(e, true, 0x2b, RAX, &mine);
+	emit_alu_imm(e, true, 5, RAX, (s32)slot_class_size(0));
+	emit_ref(e, true, 0x3b, RAX, &most);
+	crossing = emit_jcc(e, CC_B);
+	put_mov(e, RAX, R_T);
+	emit_alu_imm(e, true, 4, RAX, -(s32)PAGE_SIZE);
+	put_index(e);
 	emit_ref(e, true, 0x3b, RAX, &tag);
 	elsewhere = emit_jcc(e, CC_NE);
-	fill_slot(e, array, slots);
+	entry_delta(e, array);
+	emit_ref(e, true, 0x3b, RDX, &delta);
+	other[0] = emit_jcc(e, CC_NE);
+	other[1] = grow_slot(e, slots);
+	pop_scratch(e);
+	emit1(e, 0xc3);
+	emit_land(e, other[1]);
+	put_index(e);
+	entry_delta(e, array);
+	emit_land(e, other[0]);
+	fill_slot(e, slots);
+	emit_ref(e, false, 0x81, 1, &used);
+	emit4(e, 1u << (view * 2 + write));
 	pop_scratch(e);
 	emit1(e, 0xc3);
 	emit_land(e, crossing);

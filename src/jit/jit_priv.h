@@ -68,6 +68,7 @@ enum slotted { SLOT_NONE, SLOT_READ, SLOT_WRITE };
  * @in_group: something behind it relies on a check; if this takes C, the interpreter goes on
  * @leads: it checks for others too
  * @slotted: enum slotted: its check compares with one of vcpu.slots
+ * @slot: which
  * @suspect: how often it was found to miss among many misses
  * @plain_next: what follows touches registers at most: nobody can see where in the shadow of STI it ran
  * @flags: enum flag_place when it begins
@@ -83,6 +84,7 @@ struct site {
 	u8 acc;
 	bool in_group, leads, plain_next;
 	u8 slotted;
+	u8 slot;
 	u8 suspect;
 	u8 flags;
 	struct recipe recipe;

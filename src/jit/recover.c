@@ -184,14 +184,47 @@ static struct slow_result resume(struct vcpu *v, const struct site *s, const str
 
 /* Many misses of slots in a short time: this site had the last of them. */
 #define SLOT_TICKS (SLOT_MISSES * 160ull)
+#define SLOT_WIDE 256	/* pages to either side that are looked at together */
 
-static void suspect(struct vcpu *v, struct site *s)
+static bool same_row(struct vcpu *v, u64 la, u64 delta, bool write)
+{
+	return (u64)tlb_quick(v, la, 1, write ? ACC_W : ACC_R) - la == delta;
+}
+
+/* Accesses here and there: as many pages in a row as the TLB knows. */
+static void widen(struct vcpu *v, const struct site *s, const struct insn *r)
+{
+	unsigned int view = (trace_of(r - r->seq)->key & MODE_VIEW) >> MODE_VIEW_SHIFT, n;
+	bool write = s->slotted == SLOT_WRITE;
+	u64 la = (operand_la(v, r) + (u64)(s64)s->lo) & PAGE_MASK, first = la, last = la, delta;
+	struct tlb_slot *slot = &v->slots.page[view][write][s->slot];
+	u8 *host = tlb_quick(v, la, 1, write ? ACC_W : ACC_R);
+
+	if (!host)
+		return;
+	delta = (u64)host - la;
+	for (n = 0; n < SLOT_WIDE && same_row(v, last + PAGE_SIZE, delta, write); n++)
+		last += PAGE_SIZE;
+	for (n = 0; n < SLOT_WIDE && same_row(v, first - PAGE_SIZE, delta, write); n++)
+		first -= PAGE_SIZE;
+	slot->tag = first;
+	slot->delta = delta;
+	for (n = 0; n < SLOT_CLASSES; n++)
+		slot->most[n] = last + PAGE_SIZE - first - slot_class_size(n);
+	v->slots.used |= 1u << (view * 2 + write);
+}
+
+static void suspect(struct vcpu *v, struct site *s, const struct insn *r)
 {
 	u64 now = base_rdtsc();
 
-	if (now - v->slots.looked_at < SLOT_TICKS && s->slotted && ++s->suspect == 2)
-		unslot(v, s);
-	v->slots.looked_at = now;
+	if (now - v->slots.looked_at < SLOT_TICKS && s->slotted) {
+		if (++s->suspect == 4)
+			unslot(v, s);
+		else
+			widen(v, s, r);
+	}
+	v->slots.looked_at = base_rdtsc();
 	v->slots.misses = SLOT_MISSES;
 }
 
@@ -280,7 +313,7 @@ struct slow_result jit_slow(struct vcpu *v, u32 site)
 
 	v->jit->stats.slow++;
 	if (v->slots.misses <= 0)
-		suspect(v, &v->jit->site[site]);
+		suspect(v, &v->jit->site[site], r);
 	if (!r->op || s->leads)
 		out.ptr = (u64)quick(v, s, r);
 	if (out.ptr)

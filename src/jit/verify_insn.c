@@ -222,6 +222,20 @@ static bool slot_of(const struct verify *y, u32 off, bool *write)
 	       (off - (u32)offsetof(struct vcpu, slots)) % sizeof(struct tlb_slot) == 0;
 }
 
+/* Bytes that may be accessed where a distance in I is not above the field that it is compared with; 0 none */
+static unsigned int slot_bound(const struct verify *y, const struct decode *d, struct vstate *s)
+{
+	const struct val *i = reg(s, R_I);
+	u32 off = (u32)d->rec.disp - i->num - (u32)offsetof(struct tlb_slot, most);
+	bool write;
+
+	if (d->rec.id != INSN_CMP || d->opcode != 0x3b || d->rec.osz != 8 || insn_reg(&d->rec) != R_I ||
+	    !from_field(d, (size_t)d->rec.disp) || i->kind != VAL_OFFSET || !slot_of(y, i->num, &write) ||
+	    off & 7 || off / 8 >= SLOT_CLASSES)
+		return 0;
+	return slot_class_size(off / 8);
+}
+
 /* The steps of a probe of a slot, where the check is beside the address. */
 static bool step_slot(struct verify *y, const struct decode *d, struct vstate *s)
 {
@@ -378,9 +392,10 @@ static void step_other(struct verify *y, u32 at, const struct decode *d, struct 
 
 /* ---- flags -------------------------------------------------------------------------------------------------- */
 
-static void note_compare(const struct decode *d, struct vstate *s)
+static void note_compare(const struct verify *y, const struct decode *d, struct vstate *s)
 {
 	const struct insn *r = &d->rec;
+	unsigned int bound = slot_bound(y, d, s);
 
 	s->cmp = REF_NONE;
 	s->cmp_type = s->cmp_line = s->cmp_fp = false;
@@ -390,6 +405,9 @@ static void note_compare(const struct decode *d, struct vstate *s)
 	if (r->id == INSN_CMP && d->imm_len && !(r->flags & INSN_MEM) && r->osz == 8) {
 		s->cmp = (u8)insn_rm(r);
 		s->cmp_imm = (u32)r->imm;
+	} else if (bound) {
+		s->cmp = R_I;
+		s->cmp_imm = PAGE_SIZE - bound;
 	}
 	s->cmp_type = r->id == INSN_CMP && d->imm_len && !r->imm && from_field(d, offsetof(struct vcpu, tlb_uc));
 	s->cmp_line = r->id == INSN_AND && d->imm_len && r->imm == -64 && !(r->flags & INSN_MEM) && insn_rm(r) == R_I;
@@ -412,7 +430,7 @@ static void step_host_flags(struct verify *y, u32 at, const struct decode *d, st
 		}
 	}
 	if (d->flags_write || d->rec.id == INSN_SAHF)
-		note_compare(d, s);
+		note_compare(y, d, s);
 }
 
 /* ---- all of it ------------------------------------------------------------------------------------------------ */

@@ -68,6 +68,29 @@ static bool wide_bound(const struct place *p)
 	return true;
 }
 
+static bool wide_slot(const struct place *p)
+{
+	s32 first = p->d->rec.disp & -64;
+
+	first += (s32)(offsetof(struct vcpu, slots) & 63) + (s32)offsetof(struct tlb_slot, most);
+	if (p->d->rec.id != INSN_CMP || !(p->d->rec.flags & INSN_MEM) || insn_reg(&p->d->rec) != R_I ||
+	    p->d->rec.osz != 8 || insn_seg(&p->d->rec) != SEG_GS || p->d->rec.disp == first)
+		return false;
+	memcpy(p->code + p->at + p->d->off_disp, &first, 4);
+	return true;
+}
+
+static bool other_slot(const struct place *p)
+{
+	s32 disp = p->d->rec.disp + (s32)sizeof(struct tlb_slot);
+
+	if (p->d->rec.id != INSN_SUB || !(p->d->rec.flags & INSN_MEM) || p->d->rec.base != GPR_NONE ||
+	    insn_reg(&p->d->rec) != R_I || insn_seg(&p->d->rec) != SEG_GS)
+		return false;
+	memcpy(p->code + p->at + p->d->off_disp, &disp, 4);
+	return true;
+}
+
 static bool other_array(const struct place *p)
 {
 	s32 disp = p->d->rec.disp ^ 0x10000;
@@ -251,6 +274,8 @@ static const struct mutator {
 } mutators[] = {
 	{ "a probe without its jump to the slow path", no_bound, 100 },
 	{ "a probe for fewer bytes than are accessed", wide_bound, 100 },
+	{ "a slot's probe for fewer bytes than are accessed", wide_slot, 100 },
+	{ "the limit of another slot", other_slot, 100 },
 	{ "a probe of another array", other_array, 100 },
 	{ "a probe by an index that is not masked", no_mask, 100 },
 	{ "a probe that forgets the host's address", no_add, 100 },
