@@ -260,13 +260,14 @@ struct mmio_state {
  * struct pio_state - a port access handed to user space
  * @done: user space has answered; the instruction at @rip, run again, consumes it
  * @count: elements of @size bytes in @data (string forms batch)
+ * @next: RIP of the next instruction
  */
 struct pio_state {
 	bool active, done, in, string;
 	u8 size;
 	u16 port;
 	u32 count;
-	u64 rip;
+	u64 rip, next;
 	u8 data[4096];
 };
 
@@ -326,8 +327,11 @@ struct machine;
 
 /* ---- the processor state -------------------------------------------------------------------- */
 
-/* What may run on live vector state without asking cpu_fp_need(); tested by emitted code. */
-enum fp_live { FP_LIVE = 1, FP_LIVE_X87 = 2, FP_LIVE_SSE = 4, FP_LIVE_AVX = 8 };
+/*
+ * What may run on live vector state without asking cpu_fp_need(); tested by emitted code. FP_LIVE: vector registers and
+ * MXCSR are live; FP_HAS_X87: x87 and MMX registers too. FP_LIVE_MIXED: SSE with a register of MMX.
+ */
+enum fp_live { FP_LIVE = 1, FP_LIVE_X87 = 2, FP_LIVE_SSE = 4, FP_LIVE_AVX = 8, FP_LIVE_MIXED = 16, FP_HAS_X87 = 32 };
 
 #define XSAVE_AREA 4096
 
@@ -425,6 +429,7 @@ struct vcpu {
 	u64 verify;	/* bumped when code may have been written from outside: traces are compared again */
 	u64 outside_seen;	/* machine.outside when it last was */
 	bool stayed;	/* the next cpu_run() follows one without user space in between */
+	bool entered;	/* events are to be looked for as with REQ_EVENT */
 
 	/* stops and debugging */
 	struct { u32 index; u8 reason; u8 error; bool done; u64 data, rip; } msr;
@@ -739,7 +744,8 @@ bool code_written(struct vcpu *v, struct memslot *s, gpa_t gpa, unsigned int len
 /* ---- vector state (fpu.c) ---------------------------------------------------------------------- */
 
 void cpu_fp_recheck(struct vcpu *v);	/* CR0, CR4 or XCR0 changed while fp_live */
-void cpu_fp_load(struct vcpu *v);	/* xsave area -> host registers; sets fp_live */
+void cpu_fp_load(struct vcpu *v);	/* vector state of the xsave area -> host registers; sets fp_live */
+void cpu_fp_reload(struct vcpu *v, u8 live);	/* at least what was live then */
 void cpu_fp_spill(struct vcpu *v);	/* host registers -> xsave area if fp_live; clears it */
 
 /* ---- segments, modes (seg.c, task.c) ----------------------------------------------------------- */

@@ -64,7 +64,14 @@ u32 fpu_area_size(u64 xfeatures, bool compacted)
 	return size;
 }
 
-/* ---- load and spill ------------------------------------------------------------------------------------- */
+/* ---- load and spill -------------------------------------------------------------------------------------
+ *
+ * XSAVE and XRSTOR of the x87 state are slow, and 64-bit code hardly has any: it stays in memory until the first
+ * instruction that touches it. The sixteen vector registers go by ordinary moves.
+ */
+
+/* Sanitizers' run-time functions use the very registers that are being moved. */
+#define NO_SANITIZE __attribute__((no_sanitize("address", "thread", "undefined")))
 
 /* PKRU is not the host's business: the guest's lives in vcpu.pkru. */
 static inline u64 register_mask(void)
@@ -72,19 +79,23 @@ static inline u64 register_mask(void)
 	return host_mask & ~XFEATURE_PKRU;
 }
 
-/* Sanitizers' run-time functions use the very registers that are being moved. */
-#define NO_SANITIZE __attribute__((no_sanitize("address", "thread", "undefined")))
+/* Can vector registers be moved alone? */
+static inline bool has_moves(void)
+{
+	return (host_mask & XFEATURE_AVX) && components[2].offset == XSAVE_EXTENDED;
+}
 
 /* Stricter than the checks of a single instruction may be: the rest ask cpu_fp_need(). */
-static u8 live_bits(const struct vcpu *v)
+static u8 live_bits(const struct vcpu *v, u8 x87)
 {
-	u8 live = FP_LIVE;
+	u8 live = FP_LIVE | x87;
 
 	if (v->cr0 & (CR0_TS | CR0_EM))
 		return live;
-	live |= FP_LIVE_X87;
+	if (x87)
+		live |= FP_LIVE_X87;
 	if (v->cr4 & CR4_OSFXSR)
-		live |= FP_LIVE_SSE;
+		live |= x87 ? FP_LIVE_SSE | FP_LIVE_MIXED : FP_LIVE_SSE;
 	if ((v->cr4 & CR4_OSXSAVE) && (v->xcr0 & 6) == 6)
 		live |= FP_LIVE_AVX;
 	return live;
@@ -93,7 +104,47 @@ static u8 live_bits(const struct vcpu *v)
 void cpu_fp_recheck(struct vcpu *v)
 {
 	if (v->fp_live)
-		v->fp_live = live_bits(v);
+		v->fp_live = live_bits(v, v->fp_live & FP_HAS_X87);
+}
+
+#define EACH_VECTOR(op)                                                                                           \
+	op(0) op(1) op(2) op(3) op(4) op(5) op(6) op(7) op(8) op(9) op(10) op(11) op(12) op(13) op(14) op(15)
+#define LOAD_XMM(n) "movups 160+16*" #n "(%0), %%xmm" #n "\n"
+#define LOAD_YMM(n) "vmovups 160+16*" #n "(%0), %%xmm" #n "\n"                                                     \
+		    "vinsertf128 $1, 576+16*" #n "(%0), %%ymm" #n ", %%ymm" #n "\n"
+#define SAVE_YMM(n) "vmovups %%xmm" #n ", 160+16*" #n "(%1)\n"                                                     \
+		    "vextractf128 $1, %%ymm" #n ", 576+16*" #n "(%1)\n"
+#define OR_YMM(to, n) "vorps %%ymm" #n ", %%ymm" #to ", %%ymm" #to "\n"
+
+NO_SANITIZE static inline void load_vectors(const u8 *area)
+{
+	u64 bv = xs_get64(area, XSAVE_XSTATE_BV) & (XFEATURE_SSE | XFEATURE_AVX);
+
+	if (bv == (XFEATURE_SSE | XFEATURE_AVX))
+		asm volatile(EACH_VECTOR(LOAD_YMM) : : "r"(area) : "memory");
+	else if (bv == XFEATURE_SSE) /* upper halves known to be clear are worth something to some processors */
+		asm volatile("vzeroupper\n" EACH_VECTOR(LOAD_XMM) : : "r"(area) : "memory");
+	else
+		asm volatile("xrstor64 %0" : : "m"(*(const u8(*)[XSAVE_AREA])area),
+			     "a"((u32)(XFEATURE_SSE | XFEATURE_AVX)), "d"(0));
+	asm volatile("ldmxcsr %0" : : "m"(area[XSAVE_MXCSR]));
+}
+
+NO_SANITIZE static inline void save_vectors(u8 *area)
+{
+	u64 bv = xs_get64(area, XSAVE_XSTATE_BV) & ~XFEATURE_AVX;
+	bool high;
+
+	asm volatile(EACH_VECTOR(SAVE_YMM)
+		     OR_YMM(0, 1) OR_YMM(2, 3) OR_YMM(4, 5) OR_YMM(6, 7) OR_YMM(8, 9) OR_YMM(10, 11)
+		     OR_YMM(12, 13) OR_YMM(14, 15) OR_YMM(0, 2) OR_YMM(4, 6) OR_YMM(8, 10) OR_YMM(12, 14)
+		     OR_YMM(0, 4) OR_YMM(8, 12) OR_YMM(0, 8)
+		     "vextractf128 $1, %%ymm0, %%xmm0\n"
+		     "vptest %%xmm0, %%xmm0\n"
+		     "stmxcsr 24(%1)\n"
+		     "vzeroupper"
+		     : "=@ccnz"(high) : "r"(area) : "memory");
+	xs_put64(area, XSAVE_XSTATE_BV, bv | XFEATURE_SSE | (high ? XFEATURE_AVX : 0));
 }
 
 NO_SANITIZE void cpu_fp_load(struct vcpu *v)
@@ -102,13 +153,36 @@ NO_SANITIZE void cpu_fp_load(struct vcpu *v)
 
 	if (v->fp_live)
 		return;
-	asm volatile("stmxcsr %0; fnstcw %1" : "=m"(v->host_mxcsr), "=m"(v->host_fcw));
+	asm volatile("stmxcsr %0" : "=m"(v->host_mxcsr));
+	if (has_moves()) {
+		load_vectors(v->xsave);
+		v->fp_live = live_bits(v, 0);
+		return;
+	}
+	asm volatile("fnstcw %0" : "=m"(v->host_fcw));
 	if (mask)
 		asm volatile("xrstor64 %0" : : "m"(*(const u8(*)[XSAVE_AREA])v->xsave), "a"((u32)mask),
 			     "d"((u32)(mask >> 32)));
 	else
 		asm volatile("fxrstor64 %0" : : "m"(*(const u8(*)[512])v->xsave));
-	v->fp_live = live_bits(v);
+	v->fp_live = live_bits(v, FP_HAS_X87);
+}
+
+NO_SANITIZE static void load_x87(struct vcpu *v)
+{
+	if (v->fp_live & FP_HAS_X87)
+		return;
+	asm volatile("fnstcw %0" : "=m"(v->host_fcw));
+	asm volatile("xrstor64 %0" : : "m"(*(const u8(*)[XSAVE_AREA])v->xsave), "a"((u32)XFEATURE_X87), "d"(0));
+	v->fp_live = live_bits(v, FP_HAS_X87);
+}
+
+NO_SANITIZE void cpu_fp_reload(struct vcpu *v, u8 live)
+{
+	if (live)
+		cpu_fp_load(v);
+	if (live & FP_HAS_X87)
+		load_x87(v);
 }
 
 NO_SANITIZE void cpu_fp_spill(struct vcpu *v)
@@ -117,14 +191,19 @@ NO_SANITIZE void cpu_fp_spill(struct vcpu *v)
 
 	if (!v->fp_live)
 		return;
-	if (mask)
+	if (has_moves()) {
+		if (v->fp_live & FP_HAS_X87)
+			asm volatile("xsave64 %0" : "+m"(*(u8(*)[XSAVE_AREA])v->xsave) : "a"((u32)XFEATURE_X87), "d"(0));
+		save_vectors(v->xsave);
+	} else if (mask) {
 		asm volatile("xsave64 %0" : "+m"(*(u8(*)[XSAVE_AREA])v->xsave) : "a"((u32)mask),
 			     "d"((u32)(mask >> 32)));
-	else
+	} else {
 		asm volatile("fxsave64 %0" : "=m"(*(u8(*)[512])v->xsave));
-	if (mask & XFEATURE_AVX)
-		asm volatile("vzeroupper");
-	asm volatile("fninit; fldcw %0; ldmxcsr %1" : : "m"(v->host_fcw), "m"(v->host_mxcsr));
+	}
+	if (v->fp_live & FP_HAS_X87)
+		asm volatile("fninit; fldcw %0" : : "m"(v->host_fcw));
+	asm volatile("ldmxcsr %0" : : "m"(v->host_mxcsr));
 	v->fp_live = 0;
 }
 
@@ -209,6 +288,6 @@ int cpu_fp_need(struct vcpu *v, const struct insn *i)
 	int r = cpu_fp_check(v, i);
 
 	if (r == OP_NEXT)
-		cpu_fp_load(v);
+		cpu_fp_reload(v, insn_uses_x87(i->id) || insn_mixes_mmx(i->id) ? FP_LIVE | FP_HAS_X87 : FP_LIVE);
 	return r;
 }

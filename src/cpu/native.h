@@ -33,6 +33,9 @@ struct rename {
 void rename_emit(struct emit *e, const struct decode *d, const struct rename *r);
 /* Does the memory operand obey the rules of locks? */
 bool native_is_locked(const struct decode *d);
+/* Does a vector instruction touch x87 or MMX registers? */
+bool insn_uses_x87(u16 id);
+bool insn_mixes_mmx(u16 id);
 /* enum fp_live bit that a vector instruction needs */
 unsigned int native_live_bit(const struct decode *d);
 /* Must a pending #MF come before faults of the memory operand? */

@@ -123,13 +123,31 @@ void stub_mem_end(struct stub *s)
 	s->after_commit = e->n;
 }
 
+bool insn_uses_x87(u16 id)
+{
+	const struct insn_row *row = &insn_rows[id];
+
+	return row->feature == FEAT_FPU || row->feature == FEAT_MMX || row->form == INSN_FORM_MMX;
+}
+
+/* SSE, but for a register of MMX */
+bool insn_mixes_mmx(u16 id)
+{
+	switch (id) {
+	case INSN_CVTPI2PS: case INSN_CVTPI2PD: case INSN_CVTPS2PI: case INSN_CVTPD2PI: case INSN_CVTTPS2PI:
+	case INSN_CVTTPD2PI: case INSN_MOVQ2DQ: case INSN_MOVDQ2Q: case INSN_MOVNTQ:
+		return true;
+	}
+	return false;
+}
+
 unsigned int native_live_bit(const struct decode *d)
 {
-	unsigned int feature = insn_rows[d->rec.id].feature;
-
 	if (d->avx)
 		return FP_LIVE_AVX;
-	return feature == FEAT_FPU || feature == FEAT_MMX ? FP_LIVE_X87 : FP_LIVE_SSE;
+	if (insn_mixes_mmx(d->rec.id))
+		return FP_LIVE_MIXED;
+	return insn_uses_x87(d->rec.id) ? FP_LIVE_X87 : FP_LIVE_SSE;
 }
 
 void stub_fp_begin(struct stub *s)
@@ -154,8 +172,8 @@ static void cold_fp_again(struct stub *s)
 	struct emit *e = &s->e;
 	unsigned int live;
 
-	emit_rm(e, false, 0x80, 7, R_VCPU, OFF(fp_live));
-	emit1(e, 0);
+	emit_rm(e, false, 0xf6, 0, R_VCPU, OFF(fp_live));
+	emit1(e, native_live_bit(s->d));
 	live = emit_jcc(e, CC_NE);
 	emit_store(e, R_MEM, R_VCPU, (size_t)OFF_SLOT(SLOT_SAVE));
 	emit_call_mem(e, R_VCPU, OFF_SLOT(SLOT_FP));

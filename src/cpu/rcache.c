@@ -125,8 +125,9 @@ static int translate(struct vcpu *v, u64 lin, hva_t *host, gpa_t *page)
 	struct fetch_entry *e = &v->rc->fetch[(lin >> PAGE_SHIFT) & (RCACHE_FETCH - 1)];
 	int res;
 
-	if (likely(e->lin == (lin & PAGE_MASK) && e->mode_key == v->mode_key &&
+	if (likely(e->lin == (lin & PAGE_MASK) && fetch_same(v, e->mode_key) &&
 		   v->tlb->gen == atomic_load_explicit(&v->vm->mem.generation, memory_order_acquire))) {
+		e->mode_key = v->mode_key;
 		*host = e->host;
 		*page = e->page;
 		return OP_NEXT;

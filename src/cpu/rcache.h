@@ -82,7 +82,7 @@ struct code_page {
 	u16 writes, patience;
 };
 
-/* Where the bytes of a page of code are; good while mode_key is the current one and tlb.gen too */
+/* Where the bytes of a page of code are; good while mode_key is the current one and tlb.gen too. See fetch_same(). */
 struct fetch_entry {
 	u64 lin;
 	u64 mode_key;
@@ -92,6 +92,7 @@ struct fetch_entry {
 
 struct rcache {
 	struct fetch_entry fetch[RCACHE_FETCH];
+	u64 fetch_was, fetch_now;	/* mode_key before and after the last vcpu_reverify() */
 	u32 hash[RCACHE_HASH];
 	u32 page_hash[RCACHE_PAGE_HASH];
 	struct code_page page[RCACHE_PAGES];
@@ -159,8 +160,18 @@ void vcpu_forget_jumps(struct vcpu *v);
 /* Forget every jump-cache entry and compare each trace with memory before its next use. */
 static inline void vcpu_reverify(struct vcpu *v)
 {
+	u64 was = v->mode_key;
+
 	v->verify++;
 	vcpu_forget_jumps(v);
+	v->rc->fetch_was = was;
+	v->rc->fetch_now = v->mode_key;
+}
+
+/* Do linear addresses mean what they meant under that mode_key? The last vcpu_reverify() changed no translation. */
+static inline bool fetch_same(const struct vcpu *v, u64 mode_key)
+{
+	return mode_key == v->mode_key || (mode_key == v->rc->fetch_was && v->mode_key == v->rc->fetch_now);
 }
 
 /*

@@ -132,9 +132,11 @@ enum choice { CHOICE_NONE, CHOICE_EVENT, CHOICE_EXIT };
 /* SMI (taken at once: it uses no table), NMI and interrupts, and what L1 wants to be told before them. */
 static enum choice choose_external(struct vcpu *v)
 {
-	if (!(v->request & REQ_EVENT))
+	if (v->request & REQ_EVENT)
+		atomic_fetch_and(&v->request, ~(u32)REQ_EVENT);
+	else if (!v->entered)
 		return CHOICE_NONE;
-	atomic_fetch_and(&v->request, ~(u32)REQ_EVENT);
+	v->entered = false;
 	/* The debugger outside wants none; it sets this, and clears it, while the vCPU is not running. */
 	if (v->guest_debug & GUESTDBG_BLOCKIRQ)
 		return CHOICE_NONE;
@@ -385,6 +387,19 @@ static bool run_traces(struct vcpu *v)
 	return v->stop == CPU_RUN && res != OP_STOP;
 }
 
+/* IN and OUT need only their answer, not to be found and run again. */
+static bool complete_io(struct vcpu *v)
+{
+	v->insn_rip = v->rip;
+	v->rip = v->csz == 8 ? v->pio.next : (u32)v->pio.next;
+	v->shadow = 0;
+	v->icount++;
+	if (unlikely(v->mmio.n))
+		mmio_done(v);
+	debug_after_insn(v, false);
+	return v->stop == CPU_RUN;
+}
+
 /* The stopped instruction was not retired: nothing may be taken before it has finished. */
 static bool complete(struct vcpu *v)
 {
@@ -395,6 +410,8 @@ static bool complete(struct vcpu *v)
 		v->pio.active = v->msr.done = v->hypercall.done = false;
 		mmio_reset(v);
 	}
+	if (wanted && op_io_complete(v))
+		return complete_io(v);
 	return wanted ? step(v, true) : true;
 }
 
@@ -469,7 +486,7 @@ enum cpu_stop cpu_run(struct vcpu *v)
 	bool go;
 
 	enter(v);
-	atomic_fetch_or(&v->request, REQ_EVENT);
+	v->entered = true;
 	go = complete(v);
 	while (go && boundary(v))
 		go = cpu_must_step(v) || must_count(v) ? step(v, false) : run_traces(v);

@@ -253,5 +253,6 @@ void put_fp_check(struct work *w)
 	emit1(&w->e, bit);
 	cold_from(c, emit_jcc(&w->e, CC_E));
 	c->back = w->e.n;
-	w->fp_ok |= (u8)bit;
+	if (work_rec(w)->id != INSN_FWAIT) /* which may do what the others may not */
+		w->fp_ok |= (u8)bit;
 }

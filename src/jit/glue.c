@@ -174,8 +174,7 @@ NO_SANITIZE static void vectors_away(struct vcpu *v)
 
 NO_SANITIZE static void vectors_back(struct vcpu *v)
 {
-	if (v->jit->was_live)
-		cpu_fp_load(v);
+	cpu_fp_reload(v, v->jit->was_live);
 }
 
 /* Sanitizers' run-time libraries use vector registers. */

@@ -27,13 +27,20 @@ static bool host_fits(void)
 
 static void enter(struct vcpu *v)
 {
-	asm volatile("rdgsbase %0" : "=r"(v->jit->host_gs));
+	u64 base;
+
+	asm volatile("rdgsbase %0" : "=r"(base));
+	if (likely(base == (u64)v))
+		return;
+	v->jit->host_gs = base;
 	asm volatile("wrgsbase %0" : : "r"(v));
 }
 
+/* A base of 0 is nobody's: writing it back, and ours again at the next entry, would be a tenth of an exit's time. */
 static void leave(struct vcpu *v)
 {
-	asm volatile("wrgsbase %0" : : "r"(v->jit->host_gs));
+	if (v->jit->host_gs)
+		asm volatile("wrgsbase %0" : : "r"(v->jit->host_gs));
 }
 
 static void drop(struct vcpu *v, struct trace *t)

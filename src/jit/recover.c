@@ -49,12 +49,6 @@ static void exact_flags(struct vcpu *v, const struct site *s)
 	native_step(v, r);
 }
 
-static void keep_fp(struct vcpu *v, u8 live)
-{
-	if (live && !v->fp_live)
-		cpu_fp_load(v);
-}
-
 /* Run a copied instruction as the interpreter does. OP_NEXT, or why the block is left. */
 static int run_record(struct vcpu *v, const struct insn *r)
 {
@@ -132,7 +126,7 @@ static void *slow_read(struct vcpu *v, const struct site *s, const struct insn *
 		exact_flags(v, s);
 		leave(v, r, res);
 	}
-	keep_fp(v, live);
+	cpu_fp_reload(v, live);
 	return p;
 }
 
@@ -336,7 +330,7 @@ struct slow_result jit_slow(struct vcpu *v, u32 site)
 		out.ptr = to ? jentry_index(v, to) : 0;
 		return out;
 	}
-	keep_fp(v, live);
+	cpu_fp_reload(v, live);
 	out.next = (u64)v->jit->x.rx + s->done;
 	return out;
 }

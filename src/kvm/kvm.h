@@ -345,6 +345,7 @@ int pvclock_rdmsr(struct kvm_vcpu *k, u32 index, u64 *val);
 int pvclock_wrmsr(struct kvm_vcpu *k, u32 index, u64 val);
 /* Write the time page if an update is due; vCPU thread in guest mode. */
 void pvclock_update(struct kvm_vcpu *k);
+bool pvclock_steal_due(const struct kvm_vcpu *k);
 void pvclock_steal_update(struct kvm_vcpu *k);
 void pvclock_reset(struct kvm_vcpu *k);
 int pv_hypercall(struct vcpu *v, u64 *ret);

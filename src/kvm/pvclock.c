@@ -160,21 +160,25 @@ static u64 run_delay(struct kvm_vcpu *k)
 	return val;
 }
 
+/* Asking the kernel costs more than many a stay in the guest. */
+bool pvclock_steal_due(const struct kvm_vcpu *k)
+{
+	return (k->steal_msr & KVM_MSR_ENABLED) &&
+	       base_rdtsc() - k->steal_last_tsc > (u64)k->vm->clock.khz * STEAL_PERIOD_US / 1000;
+}
+
 void pvclock_steal_update(struct kvm_vcpu *k)
 {
 	struct mem *m = &k->vm->m.mem;
 	gpa_t gpa = k->steal_msr & STEAL_ADDRESS;
-	u64 now = base_rdtsc(), delay = k->steal_last_run_delay;
 	struct kvm_steal_time st;
 	u32 as = as_of(k->v);
+	u64 delay;
 
-	if (!(k->steal_msr & KVM_MSR_ENABLED) || mem_read(m, as, gpa, &st, sizeof(st)))
+	if (!pvclock_steal_due(k) || mem_read(m, as, gpa, &st, sizeof(st)))
 		return;
-	/* Asking the kernel costs more than many a stay in the guest. */
-	if (now - k->steal_last_tsc > (u64)k->vm->clock.khz * STEAL_PERIOD_US / 1000) {
-		k->steal_last_tsc = now;
-		delay = run_delay(k);
-	}
+	k->steal_last_tsc = base_rdtsc();
+	delay = run_delay(k);
 	if (k->steal_last_run_delay == ~0ull) /* another thread runs this vCPU now */
 		k->steal_last_run_delay = st.steal ? delay : 0;
 	st.version = (st.version + 1) | 1;

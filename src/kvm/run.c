@@ -18,7 +18,8 @@
 
 static void clear_requests(struct vcpu *v, u32 bits)
 {
-	atomic_fetch_and(&v->request, ~bits);
+	if (v->request & bits)
+		atomic_fetch_and(&v->request, ~bits);
 }
 
 static bool has_wake_event(struct kvm_vcpu *k)
@@ -122,11 +123,13 @@ static int tpr_exit(struct kvm_vcpu *k, bool write)
 	return exit_reason(k, KVM_EXIT_TPR_ACCESS);
 }
 
-/* What other threads asked for. 1 go on, 0 exit to user space, < 0 -errno. */
-static int serve(struct kvm_vcpu *k)
+/* What other threads asked for, and req. 1 go on, 0 exit to user space, < 0 -errno. */
+static int serve(struct kvm_vcpu *k, u32 req)
 {
 	struct vcpu *v = k->v;
-	u32 req = v->request, ev;
+	u32 ev;
+
+	req |= v->request;
 
 	if (req & REQ_KVM) {
 		clear_requests(v, REQ_KVM);
@@ -171,7 +174,7 @@ static void update_shared(struct kvm_vcpu *k)
 	struct vcpu *v = k->v;
 	bool clock = k->clock_update || k->pvclock_tsc_offset != v->tsc_offset;
 
-	if (!clock && !(k->steal_msr & 1) && !k->vapic)
+	if (!clock && !pvclock_steal_due(k) && !k->vapic)
 		return;
 	cpu_enter_guest(v);
 	if (clock) {
@@ -232,13 +235,14 @@ static bool refuse_entry(struct kvm_vcpu *k)
 static long run_loop(struct kvm_vcpu *k)
 {
 	struct vcpu *v = k->v;
+	u32 first = REQ_KVM;
 	enum cpu_stop stop;
 	int r;
 
-	vcpu_request(v, REQ_KVM);
 	v->stayed = false;
 	for (;;) {
-		r = serve(k);
+		r = serve(k, first);
+		first = 0;
 		if (r <= 0)
 			return r;
 		events_accept_init_sipi(k);

@@ -9,7 +9,7 @@
 #include "cpu/fpu.h"
 #include "cpu/native_priv.h"
 
-#define ALL_LIVE (FP_LIVE | FP_LIVE_X87 | FP_LIVE_SSE | FP_LIVE_AVX)
+#define ALL_LIVE (FP_LIVE | FP_LIVE_X87 | FP_LIVE_SSE | FP_LIVE_AVX | FP_LIVE_MIXED | FP_HAS_X87)
 
 static struct vcpu *v;
 static struct machine *vm;

@@ -80,6 +80,7 @@ static int pio_stop(struct vcpu *v, const struct insn *i, u16 port, bool in, boo
 	p->port = port;
 	p->count = count;
 	p->rip = cpu_insn_rip(v, i);
+	p->next = cpu_next_rip(v, i);
 	v->stop = CPU_STOP_PIO;
 	return OP_STOP;
 }
@@ -90,6 +91,23 @@ static inline int io_done(struct vcpu *v, u16 port, unsigned int size)
 	if (unlikely(v->watch_mask))
 		debug_io_access(v, port, size);
 	return op_done(v);
+}
+
+bool op_io_complete(struct vcpu *v)
+{
+	struct pio_state *p = &v->pio;
+	u64 val = 0;
+
+	if (!p->active || !p->done || p->string || p->rip != v->rip)
+		return false;
+	p->active = false;
+	if (p->in) {
+		memcpy(&val, p->data, p->size);
+		gpr_set(v, GPR_RAX, p->size, val);
+	}
+	if (unlikely(v->watch_mask))
+		debug_io_access(v, p->port, p->size);
+	return true;
 }
 
 int op_in(struct vcpu *v, const struct insn *i)

@@ -98,6 +98,8 @@ struct insn_row {
 
 /* May the current privilege access @size bytes of ports at @port? 0 or OP_EXC/OP_STOP. */
 int op_io_allowed(struct vcpu *v, u16 port, unsigned int size);
+/* The answer to a waiting IN or OUT at v->rip takes effect; false: there is none. */
+bool op_io_complete(struct vcpu *v);
 
 /* Indexed by enum insn_id; entry INSN_INVALID is #UD. */
 extern const struct insn_row insn_rows[INSN_COUNT];
