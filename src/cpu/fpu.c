@@ -193,7 +193,8 @@ NO_SANITIZE void cpu_fp_spill(struct vcpu *v)
 		return;
 	if (has_moves()) {
 		if (v->fp_live & FP_HAS_X87)
-			asm volatile("xsave64 %0" : "+m"(*(u8(*)[XSAVE_AREA])v->xsave) : "a"((u32)XFEATURE_X87), "d"(0));
+			asm volatile("xsave64 %0" : "+m"(*(u8(*)[XSAVE_AREA])v->xsave) : "a"((u32)XFEATURE_X87),
+				     "d"(0));
 		save_vectors(v->xsave);
 	} else if (mask) {
 		asm volatile("xsave64 %0" : "+m"(*(u8(*)[XSAVE_AREA])v->xsave) : "a"((u32)mask),

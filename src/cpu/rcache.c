@@ -288,7 +288,7 @@ static void trace_finish(struct vcpu *v, struct build *b, struct trace *t)
 	t->key = (u16)v->mode_key;
 	t->verified = v->verify;
 	t->lin = TLB_NEVER;
-	t->dead = t->aliased = t->apart = t->listed = false;
+	t->dead = t->aliased = t->apart = t->listed = t->awaited = false;
 	t->remakes = 0;
 	t->block = 0;
 	t->code = NULL;
@@ -432,7 +432,7 @@ static void trace_current(struct vcpu *v, struct trace *t)
 	if (t->verified == TRACE_STALE)
 		page_cover(v, t, false);
 	t->verified = v->verify;
-	if (t->block)
+	if (t->block && t->awaited)
 		v->tr->relink(v, t);
 }
 

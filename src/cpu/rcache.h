@@ -33,6 +33,7 @@
  * @nbytes: source bytes
  * @n: records, not counting the end record
  * @page_next, @page_next2: lists of the first page and, if it crosses, of the second
+ * @awaited: others may want to go to its translation directly, once its bytes have been compared
  * @code_next, @listed: list of the page's translated traces, and whether it is there
  * @dead: invalidated; unreachable except by the code that is running it
  * @apart: each access gets a check of its own
@@ -57,6 +58,7 @@ struct trace {
 	bool aliased : 1;
 	bool apart : 1;
 	bool listed : 1;
+	bool awaited : 1;
 	u8 remakes;
 	u16 room;
 	u16 heat;

@@ -58,7 +58,7 @@ static void unlink_trace(struct vcpu *v, struct trace *t)
 
 static void relink_trace(struct vcpu *v, struct trace *t)
 {
-	relink_block(v, t->block);
+	link_in(v, t->block);
 }
 
 /* Memory that will be filled again, if it is, far more slowly than it can be had. */

@@ -121,7 +121,6 @@ struct exit {
  * @likes_host: @host is the shorter way
  * @loop: entry of its own exits that are so marked
  * @in: exits that lead here, see link.c
- * @awaited: other exits may wait until its trace has been found to be as it was
  * @inline_mask: lockstep: instructions that need no C
  * @crossed, @crossed_at, @crossed_page: how often of late a shared check failed, when that was (TSC), and where
  */
@@ -133,7 +132,6 @@ struct block {
 	u32 exit0;
 	u16 nexits;
 	bool likes_host;
-	bool awaited;
 	u32 in;
 	u32 inline_mask;
 	u32 crossed;
@@ -436,8 +434,8 @@ bool insn_access(const struct insn *r, const struct decode *d, struct operand *a
 
 void link_block(struct vcpu *v, u32 n);
 void unlink_block(struct vcpu *v, u32 n);
-/* Its trace is what it was: exits that wait for it go there directly. */
-void relink_block(struct vcpu *v, u32 n);
+/* Exits that wait for this block, after its bytes have been found to be what they were. */
+void link_in(struct vcpu *v, u32 n);
 
 /* ---- lockstep.c ------------------------------------------------------------------------------------ */
 

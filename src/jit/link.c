@@ -50,15 +50,15 @@ static bool exit_alive(const struct jit *j, const struct exit *x)
 
 #define PASSED 8
 
-static void link_in(struct vcpu *v, u32 n)
+void link_in(struct vcpu *v, u32 n)
 {
 	struct jit *j = v->jit;
-	const struct trace *t = j->block[n].t;
+	struct trace *t = j->block[n].t;
 	u32 *list = waiting(j, t->gpa);
 	unsigned int passed = 0;
 
-	j->block[n].awaited = !alive(t) || t->verified != v->verify;
-	if (j->block[n].awaited)
+	t->awaited = !alive(t) || t->verified != v->verify;
+	if (t->awaited)
 		return;
 	while (*list) {
 		u32 k = *list - 1;
@@ -96,8 +96,8 @@ static void link_out(struct vcpu *v, u32 n)
 			link_exit(j, k, t->block);
 			continue;
 		}
-		if (t && t->block)
-			j->block[t->block].awaited = true;
+		if (t)
+			t->awaited = true;
 		push(j, waiting(j, x->target), k);
 	}
 }
@@ -131,11 +131,5 @@ void unlink_block(struct vcpu *v, u32 n)
 		push(j, waiting(j, b->t->gpa), ref - 1);
 	}
 	b->in = 0;
-	b->awaited = true;
-}
-
-void relink_block(struct vcpu *v, u32 n)
-{
-	if (v->jit->block[n].awaited)
-		link_in(v, n);
+	b->t->awaited = true;
 }
