@@ -28,6 +28,7 @@ static void put_sys_done(struct work *w, struct cold *c)
 {
 	c->back = w->e.n;
 	w->j->site[w->site].done = w->j->used + w->e.n;
+	w->fp_ok = 0; /* the handler may have put vector state away */
 	flags_after(w);
 }
 
