@@ -61,6 +61,12 @@ static void relink_trace(struct vcpu *v, struct trace *t)
 	link_in(v, t->block);
 }
 
+static void leave_lockstep(struct vcpu *v)
+{
+	lockstep_leave(v);
+	leave(v);
+}
+
 /* Memory that will be filled again, if it is, far more slowly than it can be had. */
 static void give_back(struct jit *j)
 {
@@ -131,13 +137,13 @@ static void destroy(struct vcpu *v)
 	v->tr = NULL;
 }
 
-/* Both tiers are the same but for who runs a block. */
-#define TRANSLATOR .enter = enter, .leave = leave, .translate = jit_translate, .drop = drop, .flush = flush, \
+/* All are the same but for who runs a block. */
+#define TRANSLATOR .enter = enter, .translate = jit_translate, .drop = drop, .flush = flush, \
 		   .unlink = unlink_trace, .relink = relink_trace, .fault = jit_fault, .destroy = destroy
 
-static const struct translator translator = { TRANSLATOR };
-static const struct translator forced_translator = { TRANSLATOR, .run = force_run };
-static const struct translator lockstep_translator = { TRANSLATOR, .run = lockstep_run };
+static const struct translator translator = { TRANSLATOR, .leave = leave };
+static const struct translator forced_translator = { TRANSLATOR, .leave = leave, .run = force_run };
+static const struct translator lockstep_translator = { TRANSLATOR, .leave = leave_lockstep, .run = lockstep_run };
 
 /* Debug builds and tests look at each block before it runs. */
 static bool verify_wanted(void)

@@ -443,6 +443,7 @@ int lockstep_run(struct vcpu *v, const struct insn *first);
 size_t lockstep_size(void);
 /* How much was compared, on standard error. */
 void lockstep_tell(const struct vcpu *v);
+void lockstep_leave(struct vcpu *v);
 
 /* ---- recover.c: called from code -------------------------------------------------------------------- */
 

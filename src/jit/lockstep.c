@@ -5,7 +5,8 @@
  *
  * Blocks are made without links and end before the first instruction that is not inline, so each run is a straight
  * piece of the trace. What the interpreter writes is known from its operands and is put back; a piece that touches
- * devices or its own code keeps the interpreter's result and is not compared.
+ * devices or its own code keeps the interpreter's result and is not compared. Other vCPUs must see nothing of that, and
+ * write nothing in between: they are paused while pieces are compared, and have their turns.
  */
 #include "jit/jit_priv.h"
 
@@ -19,6 +20,8 @@
 
 #define LOG_MAX 96
 #define FP_BYTES 832 /* x87, SSE, AVX in the standard format */
+#define TURN 4096 /* pieces with the other vCPUs paused, then so many without */
+#define THEIR_TURN 256
 
 struct state {
 	u64 gpr[16];
@@ -41,6 +44,8 @@ struct lockstep {
 	struct state before, interp, block;
 	struct piece log[LOG_MAX];
 	unsigned int nlog;
+	u32 left;	/* of this turn */
+	bool alone;	/* the others are paused */
 	u64 compared, skipped;
 	u64 insns, insns_compared;
 };
@@ -224,16 +229,52 @@ static bool same_state(const struct state *a, const struct state *b)
 	       b->fp + XSAVE_EXTENDED, FP_BYTES - XSAVE_EXTENDED);
 }
 
+static void resume_others(struct vcpu *v, struct lockstep *l)
+{
+	if (l->alone)
+		vm_resume(v->vm, v, 0);
+	l->alone = false;
+	l->left = THEIR_TURN;
+}
+
+/* Is nobody else at work? */
+static bool alone(struct vcpu *v, struct lockstep *l)
+{
+	if (!l->alone && atomic_load(&v->vm->nvcpus) == 1)
+		return true;
+	if (l->left) {
+		l->left--;
+	} else if (l->alone) {
+		resume_others(v, l);
+	} else {
+		vm_pause(v->vm, v);
+		l->alone = true;
+		l->left = TURN;
+	}
+	return l->alone;
+}
+
+void lockstep_leave(struct vcpu *v)
+{
+	resume_others(v, v->jit->lockstep);
+}
+
 int lockstep_run(struct vcpu *v, const struct insn *first)
 {
 	struct trace *t = trace_of(first);
 	struct lockstep *l = v->jit->lockstep;
 	const struct insn *cur;
 	u64 verify = v->verify;
+	bool compare;
 	int want, got;
 
 	if (!t->block || v->request)
 		return native_run(v, first);
+	compare = alone(v, l);
+	if (v->request) { /* the pause brought it: nothing that was known of memory holds */
+		v->cur = first;
+		return OP_NEXT;
+	}
 	l->nlog = 0;
 	save(v, &l->before);
 	want = run_interp(v, l, t, &v->jit->block[t->block]);
@@ -245,8 +286,8 @@ int lockstep_run(struct vcpu *v, const struct insn *first)
 		return got;
 	}
 	save(v, &l->interp);
-	if (v->mmio.n || t->dead || !t->block || v->verify != verify || l->nlog == LOG_MAX || want == OP_STOP ||
-	    v->request) {
+	if (!compare || v->mmio.n || t->dead || !t->block || v->verify != verify || l->nlog == LOG_MAX ||
+	    want == OP_STOP || v->request) {
 		l->skipped++;
 		return want;
 	}
