@@ -6,6 +6,8 @@
 #include "kvm/nested.h"
 
 #include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -48,6 +50,28 @@ static int make_run_pages(struct kvm_vcpu *k)
 	return 0;
 }
 
+/* Once per process: who starts many guests has read it. */
+static void tell_once(const char *what, int err, const char *so)
+{
+	static atomic_flag told = ATOMIC_FLAG_INIT;
+
+	if (!atomic_flag_test_and_set(&told))
+		fprintf(stderr, "casement: %s (%s): %s\n", what, strerror(-err), so);
+}
+
+/* A host that cannot run translated code runs the same guests interpreted; what was asked wrongly was told. */
+static int add_translator(struct kvm_vcpu *k)
+{
+	int r = k->vm->guard.opt.engine == ENGINE_JIT ? jit_attach(k->v) : 0;
+
+	if (r == -EINVAL)
+		return r;
+	if (r)
+		tell_once(r == -EOPNOTSUPP ? "no BMI2 or no FSGSBASE here" : "no memory for translated code", r,
+			  "guests are interpreted (engine=interp)");
+	return 0;
+}
+
 /* vm->lock is held: the new vCPU gets the next index and becomes visible at once. */
 static int vcpu_init(struct kvm_vcpu *k, u32 id)
 {
@@ -60,16 +84,20 @@ static int vcpu_init(struct kvm_vcpu *k, u32 id)
 	if (r)
 		return r;
 	k->v = vcpu_create(&vm->m, id);
-	if (!k->v)
-		return -errno;
+	if (!k->v) {
+		r = -errno;
+		if (r == -EACCES || r == -EPERM)
+			tell_once("the host refuses executable memory", r, "no virtual processor can run here");
+		return r;
+	}
 	k->v->owner = k;
 	r = memory_create_ring(k);
 	if (r)
 		return r;
 	nested_init(k);
-	/* a host that cannot: the interpreter; one that was asked wrongly: told */
-	if (vm->guard.opt.engine == ENGINE_JIT && jit_attach(k->v) == -EINVAL)
-		return -EINVAL;
+	r = add_translator(k);
+	if (r)
+		return r;
 	guard_vcpu_init(&k->guard, &vm->guard, k->v);
 	if (!vm->guard.lock.offered)
 		k->v->msr_val[MSR_SLOT_CORE_CAPABILITIES] = 0;

@@ -26,7 +26,7 @@ static void values(void)
 	char buf[64];
 
 	guard_opts_default(&o);
-	ok(o.notify_threshold == 131072 && o.engine == ENGINE_INTERP && !o.set, "defaults");
+	ok(o.notify_threshold == 131072 && o.engine == ENGINE_JIT && !o.set, "defaults");
 	is(parse(&o, "notify-window=7,fidelity=strict"), 0, "two options");
 	ok(o.notify_window == 7 && o.fidelity == FIDELITY_STRICT, "both are there");
 	is(parse(&o, "notify-window=9,nonsense=1"), -EINVAL, "a list with an error");

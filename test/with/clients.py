@@ -52,8 +52,7 @@ def oldest(prefix):
 
 
 def shell(machine, *args):
-    with Vm("-M", machine, "-no-reboot", *args, script="echo cpus $(nproc); poweroff -f",
-            env={"CASEMENT_OPTS": "engine=jit"}) as v:
+    with Vm("-M", machine, "-no-reboot", *args, script="echo cpus $(nproc); poweroff -f") as v:
         v.expect(r"^cpus \d+$", 150)
         if machine != "isapc" and v.wait(60):
             return False, v.stderr()
@@ -108,7 +107,7 @@ def guestfish():
             os.makedirs("/lib/modules", exist_ok=True)  # supermin looks, though it is told another place
         env = {**os.environ, "SUPERMIN_KERNEL": f"{tmp}/{kernel[1]}", "SUPERMIN_MODULES": f"{tmp}/{kernel[2]}",
                "SUPERMIN_KERNEL_VERSION": kernel[2], "LIBGUESTFS_BACKEND": "direct", "LIBGUESTFS_CACHEDIR": tmp,
-               "TMPDIR": tmp, "CASEMENT_OPTS": "engine=jit", "LIBGUESTFS_DEBUG": "1"}
+               "TMPDIR": tmp, "LIBGUESTFS_DEBUG": "1"}
         p = subprocess.run([CASEMENT, "with", "--", "guestfish", "--ro", "-a", DISK, "run", ":", "mount", "/dev/sda1", "/",
                             ":", "cat", "/etc/hostname", ":", "checksum", "sha256", "/usr/bin/bash"],
                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -95,7 +95,7 @@ def hop(a, b, sock):
     return r["downtime"]
 
 
-def migrate(rounds, accel="kvm", engine="interp"):
+def migrate(rounds, accel="kvm", engine="jit"):
     kw = {"accel": accel, "env": {"CASEMENT_OPTS": f"engine={engine}"}}
     began, still, before = time.monotonic(), [], ""
     a = vm(**kw)
@@ -161,6 +161,6 @@ def savevm():
 
 tap.run("savevm and loadvm of a guest that computes", savevm)
 tap.run("live migration from process to process", migrate, ROUNDS)
-tap.run("live migration, translated", migrate, ROUNDS if LONG else 2, "kvm", "jit")
+tap.run("live migration, interpreted", migrate, ROUNDS if LONG else 2, "kvm", "interp")
 tap.run("live migration, dirty pages told by rings", migrate, ROUNDS if LONG else 1, "kvm,dirty-ring-size=4096")
 tap.end()
