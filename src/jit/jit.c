@@ -130,6 +130,10 @@ static void destroy(struct vcpu *v)
 		lockstep_tell(v);
 		munmap(v->jit->lockstep, lockstep_size());
 	}
+	if (v->jit->sites) {
+		sites_tell(v);
+		munmap(v->jit->sites, sites_size());
+	}
 	xmem_destroy(&v->jit->x);
 	verify_free(v->jit->verify);
 	munmap(v->jit, sizeof(*v->jit));
@@ -143,6 +147,7 @@ static void destroy(struct vcpu *v)
 
 static const struct translator translator = { TRANSLATOR, .leave = leave };
 static const struct translator forced_translator = { TRANSLATOR, .leave = leave, .run = force_run };
+static const struct translator sites_translator = { TRANSLATOR, .leave = leave, .run = sites_run };
 static const struct translator lockstep_translator = { TRANSLATOR, .leave = leave_lockstep, .run = lockstep_run };
 
 /* Debug builds and tests look at each block before it runs. */
@@ -155,15 +160,34 @@ static bool verify_wanted(void)
 #endif
 }
 
+/* Room for what the environment asks for. */
+static int wanted(const char *name, size_t size, void *out)
+{
+	void *p;
+
+	if (!getenv(name))
+		return 0;
+	p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
+		return -ENOMEM;
+	*(void **)out = p;
+	return 0;
+}
+
+static const struct translator *variant(const struct jit *j)
+{
+	if (j->lockstep)
+		return &lockstep_translator;
+	if (j->sites)
+		return &sites_translator;
+	return j->force & FORCE_KICK ? &forced_translator : &translator;
+}
+
 static int checks_attach(struct jit *j)
 {
-	if (getenv("CASEMENT_LOCKSTEP")) {
-		j->lockstep = mmap(NULL, lockstep_size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-		if (j->lockstep == MAP_FAILED) {
-			j->lockstep = NULL;
-			return -ENOMEM;
-		}
-	}
+	if (wanted("CASEMENT_LOCKSTEP", lockstep_size(), &j->lockstep) ||
+	    wanted("CASEMENT_SITES", sites_size(), &j->sites))
+		return -ENOMEM;
 	if (verify_wanted()) {
 		j->verify = verify_make();
 		if (!j->verify)
@@ -202,6 +226,6 @@ int jit_attach(struct vcpu *v)
 	j->force = force;
 	glue_make(v);
 	j->limit = j->force & FORCE_TINY ? j->glue_end + BLOCK_ROOM + TINY_SIZE : CODE_SIZE;
-	v->tr = j->lockstep ? &lockstep_translator : j->force & FORCE_KICK ? &forced_translator : &translator;
+	v->tr = variant(j);
 	return 0;
 }

@@ -276,6 +276,7 @@ struct jit {
 	u32 fault_site;
 	struct insn there;	/* v->cur after an instruction that was run apart */
 	struct lockstep *lockstep;
+	struct sites *sites;
 	struct verify *verify;
 	bool gave_up;	/* lockstep: a group failed, and the interpreter's result stands */
 	u64 host_gs;
@@ -444,6 +445,12 @@ size_t lockstep_size(void);
 /* How much was compared, on standard error. */
 void lockstep_tell(const struct vcpu *v);
 void lockstep_leave(struct vcpu *v);
+
+/* ---- sites.c --------------------------------------------------------------------------------------- */
+
+int sites_run(struct vcpu *v, const struct insn *first);
+size_t sites_size(void);
+void sites_tell(const struct vcpu *v);
 
 /* ---- recover.c: called from code -------------------------------------------------------------------- */
 
