@@ -22,13 +22,16 @@ static const struct {
 
 #define COMPONENTS ARRAY_SIZE(component)
 
+/* n is a multiple of 8. */
 static bool all_zero(const u8 *p, unsigned int n)
 {
-	for (unsigned int k = 0; k < n; k++) {
-		if (p[k])
-			return false;
+	u64 any = 0, x;
+
+	for (unsigned int k = 0; k < n; k += 8) {
+		memcpy(&x, p + k, 8);
+		any |= x;
 	}
-	return true;
+	return !any;
 }
 
 static void init_x87(u8 *area)
@@ -93,13 +96,36 @@ static u64 in_use(const u8 *area)
 
 /* ---- memory images ------------------------------------------------------------------------------ */
 
-/* Pieces of at most 64 bytes, so that none crosses a page when the image is aligned. */
+/* Host address of n bytes in one page that the first-level TLB knows, else NULL. */
+static u8 *known(struct vcpu *v, enum seg seg, u64 ea, unsigned int n, u32 acc)
+{
+	unsigned int len = n;
+	gva_t la;
+	u8 *p;
+
+	if (seg_linear(v, seg, ea, n, acc, &la)) {
+		v->exc.valid = false;
+		return NULL;
+	}
+	p = lin_fast(v, la, &len, acc);
+	return len == n ? p : NULL;
+}
+
+/*
+ * Pieces of at most 64 bytes, so that none crosses a page when the image is aligned. The first makes its page known,
+ * and what is left often lies in it.
+ */
 int xstate_copy_out(struct vcpu *v, enum seg seg, u64 ea, const u8 *src, unsigned int n)
 {
 	int res = OP_NEXT;
 
-	for (unsigned int k = 0; k < n && !res; k += 64)
+	for (unsigned int k = 0; k < n && !res; k += 64) {
+		u8 *p = known(v, seg, ea + k, n - k, ACC_W);
+
+		if (p && !mem_copy_guarded(p, src + k, n - k))
+			return OP_NEXT;
 		res = cpu_write(v, seg, ea + k, src + k, n - k < 64 ? n - k : 64);
+	}
 	return res;
 }
 
@@ -107,8 +133,13 @@ int xstate_copy_in(struct vcpu *v, enum seg seg, u64 ea, u8 *dst, unsigned int n
 {
 	int res = OP_NEXT;
 
-	for (unsigned int k = 0; k < n && !res; k += 64)
+	for (unsigned int k = 0; k < n && !res; k += 64) {
+		const u8 *p = known(v, seg, ea + k, n - k, ACC_R);
+
+		if (p && !mem_copy_guarded(dst + k, p, n - k))
+			return OP_NEXT;
 		res = cpu_read(v, seg, ea + k, dst + k, n - k < 64 ? n - k : 64);
+	}
 	return res;
 }
 
@@ -116,8 +147,11 @@ static int probe(struct vcpu *v, enum seg seg, u64 ea, unsigned int n)
 {
 	int res = OP_NEXT;
 
-	for (unsigned int k = 0; k < n && !res; k += 64)
+	for (unsigned int k = 0; k < n && !res; k += 64) {
+		if (known(v, seg, ea + k, n - k, ACC_W))
+			return OP_NEXT;
 		res = cpu_probe_write(v, seg, ea + k, n - k < 64 ? n - k : 64);
+	}
 	return res;
 }
 
