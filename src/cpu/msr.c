@@ -12,10 +12,11 @@
  * IA32_ARCH_CAPABILITIES. Guest kernel and guest user share the host's address space and predictors,
  * which no mitigation inside the guest can change; saying so spares guests mitigations that cost and
  * do not protect. RDCL_NO IBRS_ALL SKIP_L1DFL SSB_NO MDS_NO PSCHANGE_MC_NO TAA_NO SBDR_SSDP_NO FBSDP_NO
- * PSDP_NO BHI_NO PBRSB_NO GDS_NO RFDS_NO [SDM4 "IA32_ARCH_CAPABILITIES"]
+ * PSDP_NO BHI_NO PBRSB_NO GDS_NO RFDS_NO [SDM4 "IA32_ARCH_CAPABILITIES"], and ITS_NO, which hypervisors make up. Linux
+ * wants BHI_CTRL besides BHI_NO, or each of its system calls begins with a loop of 25 branches.
  */
 #define ARCH_CAPS (BIT(0) | BIT(1) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(8) | BIT(13) | BIT(14) | \
-		   BIT(15) | BIT(20) | BIT(24) | BIT(26) | BIT(27))
+		   BIT(15) | BIT(20) | BIT(24) | BIT(26) | BIT(27) | BIT(62))
 
 static const struct msr_row rows[] = {
 #define MSR(name, index_, reset_, valid_, how_, list_, feature_) \

@@ -137,15 +137,34 @@ void desc_to_segment(const struct desc *d, u16 sel, struct segment *s)
 	s->limit = desc_limit(d);
 }
 
-void seg_commit(struct vcpu *v, enum seg seg, const struct segment *s)
+static void committed(struct vcpu *v, enum seg seg)
 {
-	v->seg[seg] = *s;
+	const struct segment *s = &v->seg[seg];
+
 	if (seg == SEG_FS)
 		v->fs_base_copy = s->base;
 	else if (seg == SEG_GS)
 		v->gs_base_copy = s->base;
 	else if (seg == SEG_SS && !cpu_code64(v))
 		v->ssz = s->ar & AR_DB ? 4 : 2;
+}
+
+void seg_commit(struct vcpu *v, enum seg seg, const struct segment *s)
+{
+	v->seg[seg] = *s;
+	committed(v, seg);
+}
+
+/* Not by way of seg_commit(): a copy as a whole would wait for the stores that have just made its parts. */
+void seg_commit_flat(struct vcpu *v, enum seg seg, u16 sel, u32 ar)
+{
+	struct segment *s = &v->seg[seg];
+
+	s->sel = sel;
+	s->ar = ar;
+	s->limit = 0xffffffff;
+	s->base = 0;
+	committed(v, seg);
 }
 
 /* A null selector clears base and limit on Intel's processors; AMD's keep them. */

@@ -96,6 +96,8 @@ int desc_change_busy(struct vcpu *v, struct desc *d, bool busy);
 void desc_to_segment(const struct desc *d, u16 sel, struct segment *s);
 /* Make s the cache of segment register seg, with what is derived from it (not cpu_mode_update()). */
 void seg_commit(struct vcpu *v, enum seg seg, const struct segment *s);
+/* Base 0, limit 4 GiB - 1 */
+void seg_commit_flat(struct vcpu *v, enum seg seg, u16 sel, u32 ar);
 void seg_commit_null(struct vcpu *v, enum seg seg, u16 sel);
 /* Leaving an inner level: null DS, ES, FS, GS that the outer level may not use. [SDM2A "RET"] */
 void seg_drop_inner(struct vcpu *v);

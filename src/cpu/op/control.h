@@ -34,12 +34,6 @@ u64 dr6_image(const struct vcpu *v, u64 val);
 u64 dr7_image(u64 val);
 
 /* Flat segments of the SYSCALL family. */
-static inline void load_flat(struct vcpu *v, enum seg seg, u16 sel, u32 ar)
-{
-	struct segment s = { .sel = sel, .ar = ar, .limit = 0xffffffff };
-
-	seg_commit(v, seg, &s);
-}
 /* Returns to an outer or the same level, shared by RET and IRET (far.c). */
 int far_return_cs(struct vcpu *v, u16 sel, u64 off, struct segment *cs);
 int far_return_ss(struct vcpu *v, u16 sel, const struct segment *cs, struct segment *ss);

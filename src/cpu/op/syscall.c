@@ -22,13 +22,13 @@ int op_syscall(struct vcpu *v, const struct insn *i)
 		v->gpr[GPR_R11] = flags;
 		v->rip = v->msr_val[cpu_code64(v) ? MSR_SLOT_LSTAR : MSR_SLOT_CSTAR];
 		flags &= ~v->msr_val[MSR_SLOT_FMASK];
-		load_flat(v, SEG_CS, sel & 0xfffc, FLAT_CODE64);
+		seg_commit_flat(v, SEG_CS, sel & 0xfffc, FLAT_CODE64);
 	} else {
 		v->rip = (u32)star;
 		flags &= ~(FLAG_VM | FLAG_IF);
-		load_flat(v, SEG_CS, sel & 0xfffc, FLAT_CODE32);
+		seg_commit_flat(v, SEG_CS, sel & 0xfffc, FLAT_CODE32);
 	}
-	load_flat(v, SEG_SS, (u16)((sel & 0xfffc) + 8), FLAT_DATA);
+	seg_commit_flat(v, SEG_SS, (u16)((sel & 0xfffc) + 8), FLAT_DATA);
 	cpu_set_rflags(v, flags);
 	cpu_mode_update(v);
 	debug_reload_tf(v);
@@ -49,10 +49,10 @@ int op_sysret(struct vcpu *v, const struct insn *i)
 	if (v->cpl || (to64 && !la_canonical(v, rip)))
 		return RAISE_GP0(v);
 	if (to64)
-		load_flat(v, SEG_CS, (u16)((sel + 16) | 3), FLAT_CODE64 | FLAT_USER);
+		seg_commit_flat(v, SEG_CS, (u16)((sel + 16) | 3), FLAT_CODE64 | FLAT_USER);
 	else
-		load_flat(v, SEG_CS, sel | 3, FLAT_CODE32 | FLAT_USER);
-	load_flat(v, SEG_SS, (u16)((sel + 8) | 3), FLAT_DATA | FLAT_USER);
+		seg_commit_flat(v, SEG_CS, sel | 3, FLAT_CODE32 | FLAT_USER);
+	seg_commit_flat(v, SEG_SS, (u16)((sel + 8) | 3), FLAT_DATA | FLAT_USER);
 	if (cpu_long_mode(v))
 		cpu_set_rflags(v, v->gpr[GPR_R11] & SYSRET_FLAGS);
 	else
@@ -73,8 +73,8 @@ int op_sysenter(struct vcpu *v, const struct insn *i)
 	if (!cpu_prot(v) || !sel)
 		return RAISE_GP0(v);
 	cpu_set_rflags(v, cpu_rflags(v) & ~(FLAG_VM | FLAG_IF | FLAG_RF));
-	load_flat(v, SEG_CS, sel, lm ? FLAT_CODE64 : FLAT_CODE32);
-	load_flat(v, SEG_SS, (u16)(sel + 8), FLAT_DATA);
+	seg_commit_flat(v, SEG_CS, sel, lm ? FLAT_CODE64 : FLAT_CODE32);
+	seg_commit_flat(v, SEG_SS, (u16)(sel + 8), FLAT_DATA);
 	v->gpr[GPR_RSP] = lm ? v->msr_val[MSR_SLOT_SYSENTER_ESP] : (u32)v->msr_val[MSR_SLOT_SYSENTER_ESP];
 	v->rip = lm ? v->msr_val[MSR_SLOT_SYSENTER_EIP] : (u32)v->msr_val[MSR_SLOT_SYSENTER_EIP];
 	cpu_mode_update(v);
@@ -94,8 +94,8 @@ int op_sysexit(struct vcpu *v, const struct insn *i)
 	if (to64 && (!la_canonical(v, rip) || !la_canonical(v, rsp)))
 		return RAISE_GP0(v);
 	sel = (u16)(sel + (to64 ? 32 : 16));
-	load_flat(v, SEG_CS, sel | 3, (to64 ? FLAT_CODE64 : FLAT_CODE32) | FLAT_USER);
-	load_flat(v, SEG_SS, (u16)(sel + 8) | 3, FLAT_DATA | FLAT_USER);
+	seg_commit_flat(v, SEG_CS, sel | 3, (to64 ? FLAT_CODE64 : FLAT_CODE32) | FLAT_USER);
+	seg_commit_flat(v, SEG_SS, (u16)(sel + 8) | 3, FLAT_DATA | FLAT_USER);
 	v->rip = to64 ? rip : (u32)rip;
 	v->gpr[GPR_RSP] = to64 ? rsp : (u32)rsp;
 	cpu_mode_update(v);
