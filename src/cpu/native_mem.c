@@ -127,7 +127,8 @@ bool insn_uses_x87(u16 id)
 {
 	const struct insn_row *row = &insn_rows[id];
 
-	return row->feature == FEAT_FPU || row->feature == FEAT_MMX || row->form == INSN_FORM_MMX;
+	/* FCMOV, FCOMI and FISTTP are of other features; nothing else begins with F that is no handler's */
+	return row->name[0] == 'F' || row->feature == FEAT_MMX || row->form == INSN_FORM_MMX;
 }
 
 /* SSE, but for a register of MMX */
@@ -135,7 +136,7 @@ bool insn_mixes_mmx(u16 id)
 {
 	switch (id) {
 	case INSN_CVTPI2PS: case INSN_CVTPI2PD: case INSN_CVTPS2PI: case INSN_CVTPD2PI: case INSN_CVTTPS2PI:
-	case INSN_CVTTPD2PI: case INSN_MOVQ2DQ: case INSN_MOVDQ2Q: case INSN_MOVNTQ:
+	case INSN_CVTTPD2PI: case INSN_MOVQ2DQ: case INSN_MOVDQ2Q: case INSN_MOVNTQ: case INSN_PSHUFW:
 		return true;
 	}
 	return false;
