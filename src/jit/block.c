@@ -134,11 +134,11 @@ static enum first_use first_use(const struct work *w)
 		if (!r->op && insn_is_inline(d)) {
 			bool mem = (r->flags & INSN_MEM) && !(d->note & NOTE_LEA);
 
-			if (flags_needed(d))
+			if (flags_wanted(w, k))
 				return mem || d->vector ? USE_SAVED : USE_HOST;
 			if (insn_has_site(d))
 				return USE_SAVED;
-			if (flags_replaced(d))
+			if (flags_replaced(d) || flags_needed(d))
 				return USE_NONE;
 			continue;
 		}

@@ -150,6 +150,7 @@ static void put_copy(struct work *w)
 	const struct decode *d = work_decode(w);
 	bool mem = work_rec(w)->flags & INSN_MEM;
 	u8 scratch[2] = { mem ? R_I : R_T, R_I };
+	bool wanted = flags_wanted(w, w->k);
 	struct rename rn;
 	u8 reg[3];
 	unsigned int n = spilled(d, reg);
@@ -163,9 +164,9 @@ static void put_copy(struct work *w)
 		put_mem(w, &rn);
 	else if (insn_has_site(d))
 		work_site(w, 0, 0);
-	if (!mem && (n || (flags_needed(d) && w->flags == FLAGS_SAVED)))
+	if (!mem && (n || (wanted && w->flags == FLAGS_SAVED)))
 		w->group_in_t = NO_GROUP;
-	if (flags_needed(d))
+	if (wanted)
 		flags_to_host(w, mem ? R_I : R_T);
 	for (unsigned int k = 0; k < n; k++) {
 		rn.host[reg[k]] = scratch[k];

@@ -20,6 +20,27 @@ bool flags_replaced(const struct decode *d)
 	return d->flags_write == FLAGS_ARITH && !d->flags_read && !d->flags_keep;
 }
 
+/* Are the flags that instruction k leaves replaced by others before anything can look at them? */
+static bool flags_unseen(const struct work *w, unsigned int k)
+{
+	while (++k < w->n) {
+		const struct decode *d = &w->d[k];
+
+		if (!insn_is_inline(d) || insn_has_site(d) || d->flags_read || insn_rows[d->rec.id].traits & T_RANDOM)
+			return false;
+		if (flags_replaced(d))
+			return true;
+	}
+	return false;
+}
+
+bool flags_wanted(const struct work *w, unsigned int k)
+{
+	const struct decode *d = &w->d[k];
+
+	return d->flags_read || (flags_needed(d) && !flags_unseen(w, k));
+}
+
 /* Can the instruction be run again, after undoing what it did to its destination? */
 static bool repeatable(const struct decode *d)
 {
@@ -73,21 +94,23 @@ static struct recipe make_recipe(const struct work *w, int made)
 	return r;
 }
 
-/* Does everything the recipe needs stay as it is until the flags are overwritten, from instruction k on? */
+/* From instruction k on, does everything the recipe needs stay as it is until nobody can see the flags any more? */
 static bool recipe_lives(const struct work *w, int candidate, unsigned int k)
 {
 	const struct decode *made = &w->d[candidate];
 	u16 need = made->gpr_read | made->gpr_write;
+	bool lost = false;
 
 	for (; k < w->n; k++) {
 		const struct decode *d = &w->d[k];
 
-		if (!insn_is_inline(d) || flags_needed(d))
+		if (!insn_is_inline(d) || flags_wanted(w, k))
 			return false;
-		if (flags_replaced(d))
+		if (lost && insn_has_site(d))
+			return false;
+		if (flags_replaced(d) || flags_needed(d))
 			return true;
-		if (d->gpr_write & need)
-			return false;
+		lost |= d->gpr_write & need;
 	}
 	return false;
 }

@@ -332,6 +332,8 @@ void glue_miss(struct emit *e, unsigned int level, unsigned int view, bool write
 
 /* Does the instruction need the old flags in the host's? */
 bool flags_needed(const struct decode *d);
+/* Likewise, unless all that it would leave of them is replaced unseen */
+bool flags_wanted(const struct work *w, unsigned int k);
 /* Does it overwrite all of them without looking? */
 bool flags_replaced(const struct decode *d);
 /* The host's flags are about to be clobbered and the guest's may be looked at. */

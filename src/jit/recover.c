@@ -178,7 +178,8 @@ static struct slow_result resume(struct vcpu *v, const struct site *s, const str
 
 /* Many misses of slots in a short time: this site had the last of them. */
 #define SLOT_TICKS (SLOT_MISSES * 160ull)
-#define SLOT_WIDE 256	/* pages to either side that are looked at together */
+#define SLOT_WIDE 256	/* pages to either side that are looked at together, for programs and for their kernel */
+#define SLOT_WIDE_SUPER 8
 
 static bool same_row(struct vcpu *v, u64 la, u64 delta, bool write)
 {
@@ -193,13 +194,14 @@ static void widen(struct vcpu *v, const struct site *s, const struct insn *r)
 	u64 la = (operand_la(v, r) + (u64)(s64)s->lo) & PAGE_MASK, first = la, last = la, delta;
 	struct tlb_slot *slot = &v->slots.page[view][write][s->slot];
 	u8 *host = tlb_quick(v, la, 1, write ? ACC_W : ACC_R);
+	unsigned int most = view == VIEW_USER ? SLOT_WIDE : SLOT_WIDE_SUPER;
 
 	if (!host)
 		return;
 	delta = (u64)host - la;
-	for (n = 0; n < SLOT_WIDE && same_row(v, last + PAGE_SIZE, delta, write); n++)
+	for (n = 0; n < most && same_row(v, last + PAGE_SIZE, delta, write); n++)
 		last += PAGE_SIZE;
-	for (n = 0; n < SLOT_WIDE && same_row(v, first - PAGE_SIZE, delta, write); n++)
+	for (n = 0; n < most && same_row(v, first - PAGE_SIZE, delta, write); n++)
 		first -= PAGE_SIZE;
 	slot->tag = first;
 	slot->delta = delta;

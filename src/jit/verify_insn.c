@@ -422,10 +422,10 @@ static void step_host_flags(struct verify *y, u32 at, const struct decode *d, st
 		if (d->flags_write && d->rec.id != INSN_SAHF)
 			s->host = false;
 	} else {
-		if (flags_needed(&y->w->d[s->k]) && !s->host)
+		if (d->flags_read && !s->host)
 			verify_fail(y, at, "reads flags that are not in the host's");
 		if (d->flags_write) {
-			s->host = true;
+			s->host |= !flags_needed(d);
 			s->saved = s->lazy = s->marked = false;
 		}
 	}
