@@ -27,24 +27,18 @@ void cpu_mem_abort(struct vcpu *v)
 	}
 }
 
-/*
- * Fill the buffer. A write-only operand in RAM is read too, because a masked store leaves bytes alone; MMIO
- * is never read for that.
- */
+/* Fill the buffer. What only writes its operand writes all of it; masked stores have handlers. */
 static int bounce_load(struct vcpu *v, u32 acc)
 {
 	struct bounce *b = &v->bounce;
 	u8 *dst = b->ptr;
 
-	for (unsigned int i = 0; i < b->npieces; i++) {
-		const struct mem_piece *p = &b->piece[i];
-		int res = 0;
+	for (unsigned int i = 0; i < b->npieces && (acc & ACC_R); i++) {
+		int res = piece_read(v, &b->piece[i], dst);
 
-		if ((acc & ACC_R) || p->host)
-			res = piece_read(v, p, dst);
 		if (res)
 			return res;
-		dst += p->len;
+		dst += b->piece[i].len;
 	}
 	return 0;
 }
