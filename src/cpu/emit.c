@@ -9,7 +9,11 @@ void emit_bytes(struct emit *e, const u8 *bytes, unsigned int n)
 		emit1(e, *bytes++);
 }
 
-/* ---- pieces of an instruction: where the next byte goes ----------------------------------------- */
+/*
+ * ---- pieces of an instruction: where the next byte goes ------------------------------------------
+ *
+ * Bytes that may not be wanted are written, and the next ones over them: which it is would be mispredicted.
+ */
 
 static u8 *put4(u8 *p, u32 val)
 {
@@ -19,48 +23,37 @@ static u8 *put4(u8 *p, u32 val)
 
 static u8 *put_opcode(u8 *p, unsigned int rex, unsigned int opcode)
 {
-	if (rex)
-		*p++ = (u8)(0x40 | rex);
-	if (opcode > 0xff)
-		*p++ = 0x0f;
-	*p++ = (u8)opcode;
-	return p;
+	*p = (u8)(0x40 | rex);
+	p += rex != 0;
+	*p = 0x0f;
+	p += opcode > 0xff;
+	*p = (u8)opcode;
+	return p + 1;
 }
 
 static u8 *put_disp(u8 *p, unsigned int mod, s32 disp)
 {
-	if (mod == 1)
-		*p++ = (u8)disp;
-	else if (mod == 2)
-		p = put4(p, (u32)disp);
-	return p;
+	put4(p, (u32)disp);
+	return p + (mod & 1) + (mod & 2) * 2;
 }
 
 static unsigned int disp_mod(unsigned int base, s32 disp)
 {
-	bool small = disp >= -128 && disp < 128;
+	bool small = (u32)disp + 128 < 256, none = (disp == 0) & ((base & 7) != GPR_RBP);
 
-	return disp == 0 && (base & 7) != GPR_RBP ? 0 : small ? 1 : 2;
+	return none ? 0 : 2u - small;
 }
 
-static u8 *put_ref(u8 *p, unsigned int reg, const struct mem_ref *m)
+u8 *emit_put_ref(u8 *p, unsigned int reg, const struct mem_ref *m)
 {
-	unsigned int mod = disp_mod(m->base, m->disp);
-	unsigned int index = m->index == REF_NONE ? 4u : m->index & 7u;
+	bool absolute = m->base == REF_NONE, indexed = m->index != REF_NONE;
+	bool sib = absolute | indexed | ((m->base & 7) == GPR_RSP);
+	unsigned int mod = disp_mod(m->base, m->disp), index = indexed ? m->index & 7u : 4u;
+	unsigned int base = absolute ? 5u : m->base & 7u;
 
-	reg = (reg & 7) << 3;
-	if (m->base == REF_NONE) {
-		*p++ = (u8)(reg | 4);
-		*p++ = (u8)((unsigned int)m->scale << 6 | index << 3 | 5);
-		return put4(p, (u32)m->disp);
-	}
-	if (m->index != REF_NONE || (m->base & 7) == GPR_RSP) {
-		*p++ = (u8)(mod << 6 | reg | 4);
-		*p++ = (u8)((unsigned int)m->scale << 6 | index << 3 | (m->base & 7u));
-	} else {
-		*p++ = (u8)(mod << 6 | reg | (m->base & 7u));
-	}
-	return put_disp(p, mod, m->disp);
+	*p++ = (u8)((absolute ? 0 : mod) << 6 | (reg & 7) << 3 | (sib ? 4u : base));
+	*p = (u8)((unsigned int)m->scale << 6 | index << 3 | base);
+	return put_disp(p + sib, absolute ? 2 : mod, m->disp);
 }
 
 /* ---- instructions -------------------------------------------------------------------------------- */
@@ -85,7 +78,7 @@ void emit_ref_modrm(struct emit *e, unsigned int reg, const struct mem_ref *m)
 	u8 *p = emit_begin(e);
 
 	if (p)
-		emit_end(e, put_ref(p, reg, m));
+		emit_end(e, emit_put_ref(p, reg, m));
 }
 
 void emit_ref(struct emit *e, bool wide, unsigned int opcode, unsigned int reg, const struct mem_ref *m)
@@ -94,10 +87,10 @@ void emit_ref(struct emit *e, bool wide, unsigned int opcode, unsigned int reg, 
 
 	if (!p)
 		return;
-	if (m->gs)
-		*p++ = 0x65;
+	*p = 0x65;
+	p += m->gs;
 	p = put_opcode(p, (wide ? 8u : 0) | (reg >> 3) << 2 | ref_rex(m), opcode);
-	emit_end(e, put_ref(p, reg, m));
+	emit_end(e, emit_put_ref(p, reg, m));
 }
 
 void emit_rr(struct emit *e, bool wide, unsigned int opcode, unsigned int reg, unsigned int rm)

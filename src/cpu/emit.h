@@ -56,7 +56,10 @@ static inline void emit4(struct emit *e, u32 val)
 	e->n += 4;
 }
 
-/* Where the next bytes go, if there is room for the longest instruction; else code is full. */
+/*
+ * Where the next bytes go, if there is room for the longest instruction; else code is full. What is behind them in the
+ * buffer is not kept.
+ */
 #define EMIT_ROOM 16u
 static inline u8 *emit_begin(struct emit *e)
 {
@@ -82,7 +85,8 @@ static inline unsigned int ref_rex(const struct mem_ref *m)
 	return (m->base != REF_NONE && m->base >= 8 ? 1u : 0) | (m->index != REF_NONE && m->index >= 8 ? 2u : 0);
 }
 
-/* ModRM, SIB and displacement of a memory operand with this reg field */
+/* ModRM, SIB and displacement of a memory operand with this reg field; up to four bytes behind them are written too */
+u8 *emit_put_ref(u8 *p, unsigned int reg, const struct mem_ref *m);
 void emit_ref_modrm(struct emit *e, unsigned int reg, const struct mem_ref *m);
 /* op reg, memory operand: conventions as emit_rm() */
 void emit_ref(struct emit *e, bool wide, unsigned int opcode, unsigned int reg, const struct mem_ref *m);

@@ -9,6 +9,8 @@
  */
 #include "cpu/native_priv.h"
 
+#include <string.h>
+
 #include "cpu/op/op.h"
 
 #define NO_REG 0xff
@@ -136,12 +138,12 @@ static void rename_fields(const struct decode *d, const struct rename *r, struct
 	f->byte_rex &= has_byte_field(d) || d->rex;
 }
 
-static void emit_modrm(struct emit *e, const struct rename *r, const struct fields *f, unsigned int reg)
+static u8 *put_modrm(u8 *p, const struct rename *r, const struct fields *f, unsigned int reg)
 {
 	if (f->mem)
-		emit_ref_modrm(e, reg, &r->mem);
-	else
-		emit1(e, 0xc0 | (reg & 7) << 3 | (f->rm & 7));
+		return emit_put_ref(p, reg, &r->mem);
+	*p = (u8)(0xc0 | (reg & 7) << 3 | (f->rm & 7));
+	return p + 1;
 }
 
 static unsigned int rm_rex(const struct rename *r, const struct fields *f)
@@ -149,23 +151,20 @@ static unsigned int rm_rex(const struct rename *r, const struct fields *f)
 	return f->mem ? ref_rex(&r->mem) : f->rm >= 8 ? 1 : 0;
 }
 
-static void emit_legacy_prefixes(struct emit *e, const struct decode *d, const struct rename *r,
-				 const struct fields *f, bool rm_used)
+static u8 *put_legacy_prefixes(u8 *p, const struct decode *d, const struct rename *r, const struct fields *f,
+			       bool rm_used)
 {
 	unsigned int rex = (d->rec.flags & INSN_REXW ? 8u : 0) | (rm_used ? rm_rex(r, f) : 0);
 
-	if (f->has_modrm && f->reg >= 8)
-		rex |= 4;
-	if (rex || f->byte_rex)
-		rex |= 0x40;
-	if (d->lock && f->mem)
-		emit1(e, 0xf0);
-	if (d->size66)
-		emit1(e, 0x66);
-	if (d->rep_op)
-		emit1(e, d->rep_op);
-	if (rex && !d->gpr_high)
-		emit1(e, rex);
+	rex |= f->has_modrm & (f->reg >= 8) ? 4u : 0;
+	*p = 0xf0;
+	p += d->lock && f->mem;
+	*p = 0x66;
+	p += d->size66;
+	*p = d->rep_op;
+	p += d->rep_op != 0;
+	*p = (u8)(0x40 | rex);
+	return p + ((rex != 0 || f->byte_rex) && !d->gpr_high);
 }
 
 /* INC and DEC in the opcode rows that 64-bit mode turned into REX. */
@@ -174,44 +173,38 @@ static bool is_short_incdec(const struct decode *d)
 	return d->csz != 8 && d->map == 0 && (d->opcode & 0xf0) == 0x40;
 }
 
-static void emit_legacy(struct emit *e, const struct decode *d, const struct rename *r, const struct fields *f)
+static u8 *put_legacy(u8 *p, const struct decode *d, const struct rename *r, const struct fields *f)
 {
 	bool opcode_reg = d->gpr_fields & FIELD_OPCODE;
 
-	emit_legacy_prefixes(e, d, r, f, f->has_modrm || opcode_reg || f->mem);
+	p = put_legacy_prefixes(p, d, r, f, f->has_modrm || opcode_reg || f->mem);
 	if (d->rec.base == GPR_MOFFS) {
-		emit1(e, (d->opcode & 2 ? 0x88u : 0x8au) | (d->opcode & 1));
-		emit_modrm(e, r, f, GPR_RAX);
-		return;
+		*p++ = (u8)((d->opcode & 2 ? 0x88u : 0x8au) | (d->opcode & 1));
+		return put_modrm(p, r, f, GPR_RAX);
 	}
 	if (is_short_incdec(d)) {
-		emit1(e, 0xff);
-		emit_modrm(e, r, f, d->opcode >> 3 & 1);
-		return;
+		*p++ = 0xff;
+		return put_modrm(p, r, f, d->opcode >> 3 & 1);
 	}
-	if (d->map)
-		emit1(e, 0x0f);
-	if (d->map == 2)
-		emit1(e, 0x38);
-	else if (d->map == 3)
-		emit1(e, 0x3a);
-	emit1(e, opcode_reg ? (d->opcode & 0xf8u) | (f->rm & 7) : d->opcode);
-	if (f->has_modrm)
-		emit_modrm(e, r, f, f->reg);
+	*p = 0x0f;
+	p += d->map != 0;
+	*p = d->map == 2 ? 0x38 : 0x3a;
+	p += d->map >= 2;
+	*p++ = (u8)(opcode_reg ? (d->opcode & 0xf8u) | (f->rm & 7) : d->opcode);
+	return f->has_modrm ? put_modrm(p, r, f, f->reg) : p;
 }
 
-static void emit_vex(struct emit *e, const struct decode *d, const struct rename *r, const struct fields *f)
+static u8 *put_vex(u8 *p, const struct decode *d, const struct rename *r, const struct fields *f)
 {
 	u8 last = d->bytes[d->off_opcode - 1]; /* vvvv, L, pp, and W of the long form */
 	unsigned int w = d->rec.flags & INSN_REXW ? 0x80 : 0;
 	unsigned int rex = f->has_modrm ? (f->reg >= 8 ? 4u : 0) | rm_rex(r, f) : 0;
 
-	emit1(e, 0xc4);
-	emit1(e, (~rex & 7) << 5 | d->map);
-	emit1(e, w | (~f->vvvv & 15) << 3 | (last & 7));
-	emit1(e, d->opcode);
-	if (f->has_modrm)
-		emit_modrm(e, r, f, f->reg);
+	*p++ = 0xc4;
+	*p++ = (u8)((~rex & 7) << 5 | d->map);
+	*p++ = (u8)(w | (~f->vvvv & 15) << 3 | (last & 7));
+	*p++ = d->opcode;
+	return f->has_modrm ? put_modrm(p, r, f, f->reg) : p;
 }
 
 /* VBLENDV*: the immediate's high nibble is a register, 3 bits of it outside 64-bit mode. */
@@ -222,17 +215,21 @@ static bool has_register_immediate(const struct decode *d)
 
 void rename_emit(struct emit *e, const struct decode *d, const struct rename *r)
 {
+	unsigned int imm = d->imm_len && d->rec.base != GPR_MOFFS ? d->imm_len : 0;
 	struct fields f;
+	u8 *p = emit_begin(e);
 
+	if (!p)
+		return;
 	rename_fields(d, r, &f);
-	if (d->encoding == ENC_VEX)
-		emit_vex(e, d, r, &f);
-	else
-		emit_legacy(e, d, r, &f);
+	p = d->encoding == ENC_VEX ? put_vex(p, d, r, &f) : put_legacy(p, d, r, &f);
+	emit_end(e, p);
 	if (has_register_immediate(d) && d->csz != 8)
 		emit1(e, d->bytes[d->off_imm] & 0x7fu);
-	else if (d->imm_len && d->rec.base != GPR_MOFFS)
-		emit_bytes(e, &d->bytes[d->off_imm], d->imm_len);
+	else if (imm && (p = emit_begin(e))) {
+		memcpy(p, &d->bytes[d->off_imm], sizeof(u64));
+		emit_end(e, p + imm);
+	}
 }
 
 /* ---- the stub ----------------------------------------------------------------------------------- */

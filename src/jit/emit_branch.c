@@ -317,20 +317,31 @@ static void (*template_of(const struct insn *r))(struct work *)
 	return NULL;
 }
 
+static void (*const templates[])(struct work *) = {
+	put_jcc, put_jmp_rel, put_call_rel, put_ret, put_jmp_rm, put_call_rm, put_push, put_pop, put_leave,
+	put_push_mem, put_pushfq, put_cli, put_swapgs,
+};
+_Static_assert(ARRAY_SIZE(templates) <= 1 << (16 - NOTE_NUMBER), "they are numbered in a note");
+
 u16 template_note(const struct insn *r)
 {
 	void (*put)(struct work *) = template_of(r);
+	unsigned int note = NOTE_TEMPLATE, k = 0;
 
+	if (!put)
+		return 0;
 	if (put == put_push || put == put_pop || put == put_leave)
-		return NOTE_TEMPLATE | NOTE_STACK | NOTE_INLINE;
+		note |= NOTE_STACK | NOTE_INLINE;
 	if (put == put_cli || put == put_swapgs || put == put_pushfq || put == put_push_mem)
-		return NOTE_TEMPLATE | NOTE_SYS;
-	return put ? NOTE_TEMPLATE : 0;
+		note |= NOTE_SYS;
+	while (templates[k] != put)
+		k++;
+	return (u16)(note | k << NOTE_NUMBER);
 }
 
 void put_template(struct work *w)
 {
 	if (!is_stack_template(work_decode(w)))
 		w->group_in_t = NO_GROUP;
-	template_of(work_rec(w))(w);
+	templates[work_decode(w)->note >> NOTE_NUMBER](w);
 }

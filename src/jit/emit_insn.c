@@ -15,6 +15,8 @@ static unsigned int spilled(const struct decode *d, u8 reg[3])
 	u8 named[3];
 	unsigned int n = 0, found = 0;
 
+	if (likely(!((d->gpr_read | d->gpr_write) & (BIT(GPR_R11) | BIT(GPR_R14) | BIT(GPR_R15)))))
+		return 0;
 	if (d->gpr_fields & FIELD_REG)
 		named[n++] = (u8)insn_reg(r);
 	if (d->gpr_fields & (FIELD_RM | FIELD_OPCODE))

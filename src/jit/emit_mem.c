@@ -4,6 +4,8 @@
  */
 #include "jit/jit_priv.h"
 
+#include <string.h>
+
 #include "cpu/op/op.h"
 
 bool address_fits(const struct insn *r)
@@ -154,12 +156,14 @@ void unslot(struct vcpu *v, struct site *s)
 	unsigned int view = (key & MODE_VIEW) >> MODE_VIEW_SHIFT, miss;
 	bool write = s->slotted == SLOT_WRITE;
 	u8 *code = j->x.rw + at;
-	struct emit e = { .max = PROBE_BYTES + EMIT_ROOM, .buf = code };
+	u8 probe[PROBE_BYTES + EMIT_ROOM];
+	struct emit e = { .max = sizeof(probe), .buf = probe };
 
 	cold = SLOT_JUMP + get4(code + SLOT_JUMP - 4);
 	miss = emit_probe(&e, probe_array(key, view, write), (s32)(PAGE_SIZE - s->size), &again);
 	e.n = miss - 4;
 	emit4(&e, cold - miss);
+	memcpy(code, probe, PROBE_BYTES);
 	e = (struct emit){ .max = 15, .buf = code + cold };
 	emit1(&e, 0xe8);
 	emit4(&e, (u32)(j->miss[0][view][write] - (j->x.rx + at + cold + 5)));

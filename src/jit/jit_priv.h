@@ -370,6 +370,7 @@ enum note {
 	NOTE_MADE = 1, NOTE_INLINE = 2, NOTE_COPIED = 4, NOTE_TEMPLATE = 8, NOTE_STACK = 16, NOTE_SYS = 32,
 	NOTE_SITE = 64, NOTE_NOP = 128, NOTE_LEA = 256
 };
+#define NOTE_NUMBER 9 /* the template is in the bits from here */
 
 /* Makes d->note. Return: whether it is the same for all instructions with these registers and addressing form. */
 bool insn_classify(struct decode *d, const struct insn *r);
