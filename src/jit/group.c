@@ -12,6 +12,7 @@
 #include "cpu/op/op.h"
 
 #define SPAN_MAX 512
+#define DISP_MAX 0x10000000 /* and as much by additions: differences of two sums are 32-bit numbers */
 #define KEY_RIP 16
 #define KEY_NONE 17
 #define KEYS 18
@@ -64,7 +65,8 @@ bool insn_access(const struct insn *r, const struct decode *d, struct operand *a
 	if (has_template(d))
 		return stack_access(r, d, a);
 	if (!insn_is_inline(d) || !(r->flags & INSN_MEM) || d->note & (NOTE_LEA | NOTE_NOP) ||
-	    r->index != GPR_NONE || insn_asz(r) != 8 || native_is_locked(d))
+	    r->index != GPR_NONE || insn_asz(r) != 8 || native_is_locked(d) || r->disp > DISP_MAX ||
+	    r->disp < -DISP_MAX)
 		return false;
 	*a = (struct operand){ .size = (u8)d->mem_size, .write = d->mem_acc & MEM_W, .disp = r->disp,
 			      .seg = (u8)(insn_seg(r) >= SEG_FS ? insn_seg(r) : 0) };
