@@ -201,22 +201,6 @@ static void put_call_rel(struct work *w)
 	put_exit(w, -1, insn_target(work_rec(w)));
 }
 
-/* A target that is not canonical is the branch's fault: the handler's business. */
-void put_canonical(struct work *w, struct cold *c)
-{
-	struct emit *e = &w->e;
-
-	put_mov(e, R_I, R_T);
-	for (unsigned int ext = 4; ext <= 7; ext += 3) { /* shl, sar I, 16 */
-		emit1(e, 0x49);
-		emit1(e, 0xc1);
-		emit1(e, 0xc0 | ext << 3 | (R_I & 7));
-		emit1(e, 16);
-	}
-	emit_rr(e, true, 0x3b, R_I, R_T);
-	cold_from(c, emit_jcc(e, CC_NE));
-}
-
 static void put_ret(struct work *w)
 {
 	struct mem_ref top;
@@ -224,7 +208,7 @@ static void put_ret(struct work *w)
 	flags_to_saved(w); /* whoever comes next wants them there */
 	top = put_stack(w, at_sp, false);
 	emit_ref(&w->e, true, 0x8b, R_T, &top);
-	put_indirect(w, 8 + (s32)work_rec(w)->imm, work_cold(w, COLD_OP, w->site));
+	put_indirect(w, 8 + (s32)work_rec(w)->imm, false);
 }
 
 /* T = linear address of the operand of a record with a handler */
@@ -262,7 +246,7 @@ static void put_target(struct work *w)
 static void put_jmp_rm(struct work *w)
 {
 	put_target(w);
-	put_indirect(w, 0, work_cold(w, COLD_OP, w->site));
+	put_indirect(w, 0, false);
 }
 
 static void put_call_rm(struct work *w)
@@ -270,12 +254,13 @@ static void put_call_rm(struct work *w)
 	struct mem_ref at = ref_base(R_SP, -8), top = ref_base(R_T, 0);
 
 	put_target(w);
-	put_canonical(w, work_cold(w, COLD_OP, w->site)); /* before anything is pushed */
+	emit_mov_imm(&w->e, R_I, w->site);
+	put_call(w, w->j->canonical); /* before anything is pushed */
 	put_store(&w->e, R_T, OFF(jit_tmp) + 16);
 	put_check(w, &at, 8, true);
 	put_return_address(w, &top);
 	put_load(&w->e, R_T, OFF(jit_tmp) + 16);
-	put_indirect(w, 0, NULL);
+	put_indirect(w, 0, true);
 }
 
 /* ---- choosing ------------------------------------------------------------------------------------------------- */

@@ -29,6 +29,20 @@ static struct mem_ref entry(s32 index, size_t field)
 	return index < 0 ? ref_jcache(field) : ref_gs(OFF(jc) + index * 8 + (s32)field);
 }
 
+/* Near forward jumps: the position to give to land(). */
+static unsigned int jump_near(struct emit *e, enum emit_cc cc)
+{
+	emit1(e, 0x70 | cc);
+	emit1(e, 0);
+	return e->n;
+}
+
+static void land(struct emit *e, unsigned int pos)
+{
+	if (!emit_full(e))
+		e->buf[pos - 1] = (u8)(e->n - pos);
+}
+
 /* page_rip: as in the shared code, from the target itself, and nothing is stored inside a page. */
 static void put_page(struct emit *e)
 {
@@ -37,9 +51,9 @@ static void put_page(struct emit *e)
 
 	emit_alu_imm(e, true, 4, R_T, -(s32)PAGE_SIZE);
 	emit_ref(e, true, 0x3b, R_T, &page);
-	same = emit_jcc(e, CC_E);
+	same = jump_near(e, CC_E);
 	put_store(e, R_T, OFF(page_rip));
-	emit_land(e, same);
+	land(e, same);
 }
 
 static void put_sp(struct emit *e, s32 by)
@@ -52,52 +66,55 @@ static void put_sp(struct emit *e, s32 by)
 
 /*
  * T = target, the flags are saved. @index: of its set, -1: to be found; @sp: what RSP moves by on the way;
- * @bad: where a target goes that is not canonical, which none in the cache is; NULL: it has been looked at
+ * @canonical: it is known to be, as all in the cache are; else the site's handler has the others
  */
-static void put_lookup(struct work *w, s32 index, s32 sp, struct cold *bad)
+static void put_lookup(struct work *w, s32 index, s32 sp, bool canonical)
 {
-	struct mem_ref request = ref_gs(OFF(request)), m = entry(index, offsetof(struct jentry, lin)), lin = m;
+	struct mem_ref request = ref_gs(OFF(request)), m = entry(index, offsetof(struct jentry, lin));
 	struct emit *e = &w->e;
 	unsigned int out[2], nout = 0, old;
 
 	if (!w->polled) {
 		emit_ref(e, false, 0x83, 7, &request);
 		emit1(e, 0);
-		out[nout++] = emit_jcc(e, CC_NE);
+		out[nout++] = jump_near(e, CC_NE);
 	}
 	if (index < 0)
 		put_jcache_index(e);
+	else
+		emit_mov_imm(e, R_I, (u32)index);
 	emit_ref(e, true, 0x3b, R_T, &m);
-	out[nout++] = emit_jcc(e, CC_NE);
+	out[nout++] = jump_near(e, CC_NE);
 	put_sp(e, sp);
 	put_page(e);
 	put_load(e, R_T, OFF(mode_key));
 	m = entry(index, offsetof(struct jentry, mode_key));
 	emit_ref(e, true, 0x3b, R_T, &m);
-	old = emit_jcc(e, CC_NE);
-	if (index >= 0)
-		emit_mov_imm(e, R_I, (u32)index);
+	old = jump_near(e, CC_NE);
 	m = entry(index, offsetof(struct jentry, code));
 	emit_ref(e, false, 0xff, 4, &m);
+	land(e, old);
+	put_jump(w, w->j->old);
 	while (nout)
-		emit_land(e, out[--nout]);
-	if (bad)
-		put_canonical(w, bad);
+		land(e, out[--nout]);
+	if (!canonical) {
+		emit_mov_imm(e, R_I, w->site);
+		put_call(w, w->j->canonical);
+	}
 	put_sp(e, sp);
-	put_jump(w, w->j->jump);
-	emit_land(e, old);
-	emit_ref(e, true, 0x8b, R_T, &lin);
 	put_jump(w, w->j->jump);
 }
 
-void put_indirect(struct work *w, s32 sp, struct cold *bad)
+void put_indirect(struct work *w, s32 sp, bool canonical)
 {
 	if (!w->j->lockstep) {
-		put_lookup(w, -1, sp, bad);
+		put_lookup(w, -1, sp, canonical);
 		return;
 	}
-	if (bad)
-		put_canonical(w, bad);
+	if (!canonical) {
+		emit_mov_imm(&w->e, R_I, w->site);
+		put_call(w, w->j->canonical);
+	}
 	put_sp(&w->e, sp);
 	put_jump(w, w->j->jump);
 }
@@ -108,5 +125,5 @@ void put_far(struct work *w, u32 off)
 
 	put_load(&w->e, R_T, OFF(page_rip));
 	put_lea(&w->e, R_T, &m);
-	put_lookup(w, (s32)jcache_index(w->v->page_rip + (u64)(s64)(s32)off), 0, NULL);
+	put_lookup(w, (s32)jcache_index(w->v->page_rip + (u64)(s64)(s32)off), 0, true);
 }

@@ -315,6 +315,26 @@ static void glue_op(struct emit *e)
 	leave_with_result(e);
 }
 
+/*
+ * A jump to T, which is back where it came from if it is canonical: otherwise the branch itself faults, and the handler
+ * of its site I says so.
+ */
+static void glue_canonical(struct emit *e)
+{
+	unsigned int bad;
+
+	put_store(e, R_I, OFF(jit_tmp));
+	put_mov(e, R_I, R_T);
+	for (unsigned int ext = 4; ext <= 7; ext += 3) /* shl, sar */
+		put_shift(e, true, ext, R_I, 16);
+	emit_rr(e, true, 0x3b, R_I, R_T);
+	bad = emit_jcc(e, CC_NE);
+	emit1(e, 0xc3);
+	emit_land(e, bad);
+	put_load(e, R_I, OFF(jit_tmp));
+	glue_op(e);
+}
+
 /* The C path of an operand goes on where it says: behind the check, or behind the whole instruction. */
 static void glue_slow(struct emit *e)
 {
@@ -413,6 +433,14 @@ static void glue_jump(struct emit *e)
 	emit_land(e, out[1]);
 	leave_between(e);
 }
+/* I = index of an entry that is T's no more; and T has been overwritten. */
+static void glue_old(struct emit *e)
+{
+	struct mem_ref lin = ref_jcache(offsetof(struct jentry, lin));
+
+	emit_ref(e, true, 0x8b, R_T, &lin);
+}
+
 _Static_assert(sizeof(struct jentry) == 32, "the index is scaled by 8: sets of two");
 
 /* T = offset from the page: the next instruction. Then as glue_jump(). */
@@ -509,6 +537,7 @@ void glue_make(struct vcpu *v)
 	j->interp = make(j, glue_interp);
 	j->out = make(j, glue_out);
 	j->jump = j->lockstep ? j->out : make(j, glue_jump);
+	j->old = make_before(j, glue_old, j->jump);
 	j->exit_saved = make_before(j, glue_exit_saved, j->jump);
 	j->exit_host = make_before(j, glue_exit_host, j->jump);
 	j->slow = make(j, glue_slow);
@@ -517,6 +546,7 @@ void glue_make(struct vcpu *v)
 	make_misses(j);
 	j->fault = make(j, glue_fault);
 	j->op = make(j, glue_op);
+	j->canonical = make(j, glue_canonical);
 	j->fp = make_check(j, (const void *)jit_fp);
 	j->stop = make_check(j, (const void *)jit_stop);
 	j->glue_end = j->used;

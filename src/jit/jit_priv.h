@@ -208,7 +208,7 @@ struct plan {
  * @loop_recipe: how they are made
  * @loop_at, @loop_fp: where that jump leads: vector state has been tested
  * @last_back: the last instruction that jumps backward, -1 none
- * @polled: the request word has been looked at
+ * @polled, @exit_polled: the request word has been looked at; had been, at each exit
  * @group_in_t: T holds the host address of this group's begin; NO_GROUP
  */
 struct work {
@@ -270,6 +270,7 @@ struct jit {
 	u32 nsites, nexits, nblocks;
 	const u8 *enter, *interp, *jump, *slow, *op, *fp, *stop, *fault, *exit_host, *exit_saved,
 		*out; /* exit_*: T = target, an offset from the page; by where the flags are */
+	const u8 *old, *canonical; /* T = target that entry I has under another key; T = target, I = site */
 	const u8 *resume, *resume_first; /* T = record that the interpreter goes on with */
 	const u8 *slot_miss[VIEW_NONE][2];
 	const u8 *miss[2][VIEW_NUM][2];	/* by level, view, and whether it is a write */
@@ -401,11 +402,10 @@ void put_callout(struct work *w);	/* the record's handler in C, or its stub */
 /* I = jump-cache index of T, and an entry's field by it */
 void put_jcache_index(struct emit *e);
 struct mem_ref ref_jcache(size_t field);
-/* A jump to T, after RSP has moved by @sp; @bad: where it goes that is not canonical, NULL: T is known to be. */
-void put_indirect(struct work *w, s32 sp, struct cold *bad);
+/* A jump to T, after RSP has moved by @sp; @canonical: T is known to be, or the current site's handler has it. */
+void put_indirect(struct work *w, s32 sp, bool canonical);
 /* The flags are saved: to that offset from this page, in another one. */
 void put_far(struct work *w, u32 off);
-void put_canonical(struct work *w, struct cold *c); /* emit_branch.c */
 
 /* ---- emit_mem.c ------------------------------------------------------------------------------------ */
 

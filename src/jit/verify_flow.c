@@ -171,6 +171,15 @@ static bool call(struct verify *y, u32 at, const struct decode *d, struct vstate
 		call_slow(y, at, s, site);
 		return false;
 	}
+	if (to == y->j->canonical) { /* T and all that belongs to the guest are as they were, if it comes back */
+		if (!s->saved)
+			return verify_fail(y, at, "may fault without the flags where its handler looks for them");
+		s->reg[R_I] = (struct val){ .kind = VAL_JUNK };
+		s->cmp = REF_NONE;
+		s->cmp_type = s->cmp_line = s->cmp_fp = s->cmp_poll = s->host = false;
+		s->cmp_jump = s->jump = 0;
+		return true;
+	}
 	after_call(s);
 	if (to == y->j->fp) {
 		s->fp = 0xff;
@@ -214,7 +223,7 @@ static bool jump(struct verify *y, u32 at, const struct decode *d, const struct 
 		verify_fail(y, at, "jumps into another block, or somewhere");
 	} else {
 		verify_home(y, at, s, false);
-		if (s->left && address(y, to) != y->j->jump)
+		if (s->left && address(y, to) != y->j->jump && address(y, to) != y->j->old)
 			verify_fail(y, at, "goes on in the page that it has left");
 		if (address(y, to) == y->j->exit_host ? !s->host : !s->saved)
 			verify_fail(y, at, "leaves without the flags where the code behind looks for them");
