@@ -83,8 +83,8 @@ static void l1_drop(struct tlb_entry *e)
 
 static void clear_array(struct tlb_l1 *l, unsigned int which, bool keep_global)
 {
-	for (u32 used = l->used[which]; used; used &= used - 1) {
-		unsigned int first = (unsigned int)__builtin_ctz(used) * TLB_CHUNK;
+	for (u32 left = keep_global ? l->local[which] : l->used[which]; left; left &= left - 1) {
+		unsigned int first = (unsigned int)__builtin_ctz(left) * TLB_CHUNK;
 		struct tlb_entry *e = (which ? l->w : l->r) + first;
 		const u64 *gpa = &l->gpa[which][first];
 
@@ -93,6 +93,7 @@ static void clear_array(struct tlb_l1 *l, unsigned int which, bool keep_global)
 				l1_drop(&e[i]);
 		}
 	}
+	l->local[which] = 0;
 	if (!keep_global)
 		l->used[which] = 0;
 }
@@ -155,6 +156,8 @@ static void l1_put(struct vcpu *v, struct tlb_l1 *l, unsigned int which, gva_t l
 	*e = *new;
 	l->gpa[which][i] = gpa;
 	l->used[which] |= 1u << i / TLB_CHUNK;
+	if (!(gpa & TLB_GLOBAL))
+		l->local[which] |= 1u << i / TLB_CHUNK;
 }
 
 void tlb_fill(struct vcpu *v, gva_t la, const struct xlat *x, u32 acc)

@@ -49,7 +49,7 @@ struct tlb_mid {
  * @w: for writes: page dirty, writable, not code, not being logged, not watched. An array of its own, or a
  *	copy between pages of equal index would never hit
  * @gpa: guest-physical page address | TLB_GLOBAL | TLB_UC, for @r and @w
- * @used: bit n: chunk n of @r, @w may hold entries
+ * @used, @local: bit n: chunk n of @r, @w may hold entries; that are not global
  * @next: way of @mid to replace
  * @mid: pages that did not stay in @r or @w
  * @large: 2 MiB pieces of large pages whose memory is contiguous on the host too
@@ -58,7 +58,7 @@ struct tlb_l1 {
 	struct tlb_entry r[TLB_ENTRIES];
 	struct tlb_entry w[TLB_ENTRIES];
 	u64 gpa[2][TLB_ENTRIES];
-	u32 used[2];
+	u32 used[2], local[2];
 	u32 next;
 	struct tlb_mid mid[TLB_SETS][TLB_WAYS];
 	struct tlb_mid large[TLB_LARGES];

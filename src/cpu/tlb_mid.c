@@ -89,11 +89,18 @@ static bool large_fits(const struct vcpu *v, gva_t la, const struct xlat *x)
 /* Once the dirty bit is set, all that can keep a store from being plain is the log and code. */
 static bool large_plain(const struct memslot *s, gpa_t base)
 {
+	u64 first = memslot_page(s, base), end = first + (LARGE_MASK + 1) / PAGE_SIZE;
+
 	if (s->dirty)
 		return false;
-	for (u64 page = memslot_page(s, base), n = 0; n < (LARGE_MASK + 1) / PAGE_SIZE; n++)
-		if (memslot_code_users(s, page + n))
+	for (u64 page = first; page < end; page += 8) {
+		u64 users = 0;
+
+		for (u64 n = 0; n < 8; n++)
+			users |= memslot_code_users(s, page + n);
+		if (users)
 			return false;
+	}
 	return true;
 }
 

@@ -97,6 +97,8 @@ static void copy_entry(struct emit *e, s32 view, bool write)
 	s32 gpas = view + (s32)(write ? offsetof(struct tlb_l1, gpa[1]) : offsetof(struct tlb_l1, gpa));
 	struct mem_ref gpa = in_view(RCX, gpas);
 	struct mem_ref used = ref_gs(view + (s32)offsetof(struct tlb_l1, used) + (write ? 4 : 0));
+	struct mem_ref local = ref_gs(view + (s32)offsetof(struct tlb_l1, local) + (write ? 4 : 0));
+	unsigned int global;
 
 	emit_ref(e, true, 0x89, RAX, &host);
 	put_mov(e, RAX, R_T);
@@ -110,6 +112,12 @@ static void copy_entry(struct emit *e, s32 view, bool write)
 	emit1(e, 0xd3); /* shl eax, cl */
 	emit1(e, 0xe0);
 	emit_ref(e, false, 0x09, RAX, &used);
+	emit1(e, 0xf6); /* test dl */
+	emit1(e, 0xc2);
+	emit1(e, TLB_GLOBAL);
+	global = emit_jcc(e, CC_NE);
+	emit_ref(e, false, 0x09, RAX, &local);
+	emit_land(e, global);
 }
 _Static_assert(TLB_CHUNK == 1 << 5, "a chunk has 32 entries");
 
