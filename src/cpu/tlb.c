@@ -403,11 +403,13 @@ static void forget_all_contexts(struct vcpu *v)
 
 void vcpu_forget_jumps(struct vcpu *v)
 {
+	u64 last = v->epoch_last; /* each KVM_RUN comes here: not through memory each time */
+
 	for (unsigned int n = 0; n < ARRAY_SIZE(v->tlb_all); n++) {
 		v->tlb_all[n]->context_gen++;
-		v->tlb_all[n]->epoch[0] = v->tlb_all[n]->epoch[1] = ++v->epoch_last;
+		v->tlb_all[n]->epoch[0] = v->tlb_all[n]->epoch[1] = ++last;
 	}
-	v->epoch[0] = ++v->epoch_last;
+	v->epoch[0] = v->epoch_last = ++last;
 	enter_context(v);
 }
 

@@ -30,7 +30,7 @@ static struct {
 	/* what a watch held when it was added is seen by the thread that finds it ready: the system calls order
 	 * nothing as far as the language knows */
 	_Atomic u32 added;
-	int tid;
+	_Atomic int tid;
 } service = { .lock = PTHREAD_MUTEX_INITIALIZER, .epoll = -1, .timer = -1, .wake = -1 };
 
 static void arm_timer(u64 deadline)

@@ -93,18 +93,30 @@ static inline int io_done(struct vcpu *v, u16 port, unsigned int size)
 	return op_done(v);
 }
 
+/* Read as it was written a moment ago: the host waits for a store that a load covers only in part. */
+static u32 answer(const struct pio_state *p)
+{
+	u16 two;
+	u32 four;
+
+	if (p->size == 1)
+		return p->data[0];
+	memcpy(&two, p->data, 2);
+	if (p->size == 2)
+		return two;
+	memcpy(&four, p->data, 4);
+	return four;
+}
+
 bool op_io_complete(struct vcpu *v)
 {
 	struct pio_state *p = &v->pio;
-	u64 val = 0;
 
 	if (!p->active || !p->done || p->string || p->rip != v->rip)
 		return false;
 	p->active = false;
-	if (p->in) {
-		memcpy(&val, p->data, p->size);
-		gpr_set(v, GPR_RAX, p->size, val);
-	}
+	if (p->in)
+		gpr_set(v, GPR_RAX, p->size, answer(p));
 	if (unlikely(v->watch_mask))
 		debug_io_access(v, p->port, p->size);
 	return true;
