@@ -66,8 +66,9 @@ static void glue_next(struct emit *e)
 	emit_jmp_mem(e, R_REC, OFF_REC(fn));
 }
 
-/* Entry of records with a C handler. Entered by a jump: the stack is 8 off alignment. */
 /*
+ * Entry of records with a C handler. Entered by a jump: the stack is 8 off alignment.
+ *
  * v->cur is set before the handler runs: the MMIO log tells instructions apart by it. A handler that
  * returns OP_NEXT while a request is up (its store hit code, MMIO or a breakpoint) has ended the trace.
  */
@@ -75,7 +76,6 @@ static void glue_op(struct emit *e)
 {
 	unsigned int other, wanted;
 
-	emit_store(e, R_REC, R_VCPU, offsetof(struct vcpu, cur));
 	emit_store(e, R_REC, R_VCPU, offsetof(struct vcpu, cur));
 	glue_spill(e, true);
 	glue_save(e);
@@ -418,6 +418,24 @@ int native_step(struct vcpu *v, const struct insn *rec)
 
 /* ---- running ------------------------------------------------------------------------------------- */
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+/* Sanitized C may call its run-time library as soon as it goes on: vector state is put away before. */
+__asm__(".pushsection .text\n"
+	".hidden native_run\n"
+	".globl native_run\n"
+	".type native_run, @function\n"
+	"native_run:\n"
+	"	push %rdi\n"
+	"	call 1f\n"
+	"	mov (%rsp), %rdi\n"
+	"	mov %rax, (%rsp)\n"
+	"	call cpu_fp_spill\n"
+	"	pop %rax\n"
+	"	ret\n"
+	"1:	jmp *(%rsi)\n"
+	".size native_run, . - native_run\n"
+	".popsection\n");
+#else
 /* The records' contract preserves what C wants preserved, so entering is a tail call. */
 __asm__(".pushsection .text\n"
 	".hidden native_run\n"
@@ -427,3 +445,4 @@ __asm__(".pushsection .text\n"
 	"	jmp *(%rsi)\n"
 	".size native_run, . - native_run\n"
 	".popsection\n");
+#endif
