@@ -454,7 +454,8 @@ static void enter(struct vcpu *v)
 		v->tr->enter(v);
 	serve_memory(v);
 	if (!v->stayed) { /* user space may have written code, the others' too */
-		v->outside_seen = atomic_fetch_add(&v->vm->outside, 1) + 1;
+		if (v->vm->nvcpus > 1)
+			v->outside_seen = atomic_fetch_add(&v->vm->outside, 1) + 1;
 		vcpu_reverify(v);
 	}
 	v->stayed = false;

@@ -16,6 +16,15 @@ static int exit_plain(struct kvm_vcpu *k)
 	return 0;
 }
 
+/* Nearly always a byte, for which a call is long. */
+static void copy_pio(u8 *to, const u8 *from, const struct pio_state *p)
+{
+	if (p->size == 1 && p->count == 1)
+		*to = *from;
+	else
+		memcpy(to, from, (size_t)p->size * p->count);
+}
+
 static int exit_io(struct kvm_vcpu *k)
 {
 	struct pio_state *p = &k->v->pio;
@@ -26,7 +35,7 @@ static int exit_io(struct kvm_vcpu *k)
 	run->io.port = p->port;
 	run->io.count = p->count;
 	run->io.data_offset = PAGE_OFF_PIO * PAGE_SIZE;
-	memcpy(k->pio_page, p->data, (size_t)p->size * p->count);
+	copy_pio(k->pio_page, p->data, p);
 	k->pending = PENDING_PIO;
 	STAT_INC(k, io_exits);
 	/* Old VMMs handle OUT 7EH expecting RIP behind it: the instruction ends before the exit. */
@@ -253,7 +262,7 @@ static void complete_pio(struct kvm_vcpu *k)
 	struct pio_state *p = &k->v->pio;
 
 	if (p->in)
-		memcpy(p->data, k->pio_page, (size_t)p->size * p->count);
+		copy_pio(p->data, k->pio_page, p);
 	p->done = true;
 }
 
