@@ -262,7 +262,23 @@ static void glue_resume_first(struct emit *e)
 	put_resume(e, (s32)offsetof(struct trace, first) - (s32)offsetof(struct trace, rec));
 }
 
-/* Back to the block if RAX, or EAX, is 0; else what follows, and the block is not returned to. */
+/*
+ * Take the block's return address off the stack by a RET to what follows: the host predicts one return wrongly, not all
+ * those behind it up to the caller of KVM_RUN.
+ */
+static void put_no_return(struct emit *e)
+{
+	static const u8 code[] = {
+		0x4c, 0x8d, 0x1d, 0x05, 0x00, 0x00, 0x00,	/* lea r11, [rip + 5] */
+		0x4c, 0x89, 0x1c, 0x24,				/* mov [rsp], r11 */
+		0xc3,						/* ret */
+	};
+
+	for (unsigned int k = 0; k < sizeof(code); k++)
+		emit1(e, code[k]);
+}
+
+/* Back to the block if RAX, or EAX, is 0; else what follows, which takes its address off the stack. */
 static void put_return_if_zero(struct emit *e, bool wide)
 {
 	unsigned int leave;
@@ -272,7 +288,6 @@ static void put_return_if_zero(struct emit *e, bool wide)
 	load_guest(e);
 	emit1(e, 0xc3);
 	emit_land(e, leave);
-	emit_alu_imm(e, true, 0, GPR_RSP, 8);
 }
 
 /* fn(v, site): 0 goes on. */
@@ -280,6 +295,7 @@ static void glue_check(struct emit *e, const void *fn)
 {
 	call_site(e, fn);
 	put_return_if_zero(e, false);
+	put_no_return(e);
 	leave_with_result(e);
 }
 
@@ -310,8 +326,10 @@ static void glue_op(struct emit *e)
 	put_return_if_zero(e, true);
 	emit_rr(e, true, 0x85, GPR_RDX, GPR_RDX);
 	out = emit_jcc(e, CC_E);
+	emit_alu_imm(e, true, 0, GPR_RSP, 8);
 	go_to_entry(e, GPR_RDX);
 	emit_land(e, out);
+	put_no_return(e);
 	leave_with_result(e);
 }
 
@@ -341,9 +359,9 @@ static void glue_slow(struct emit *e)
 	unsigned int leave;
 
 	call_site(e, (const void *)jit_slow);
-	emit_alu_imm(e, true, 0, GPR_RSP, 8); /* the block is not returned to */
 	emit_rr(e, true, 0x85, GPR_RAX, GPR_RAX);
 	leave = emit_jcc(e, CC_E);
+	emit_alu_imm(e, true, 0, GPR_RSP, 8); /* the block is not returned to */
 	put_store(e, GPR_RAX, OFF(jit_tmp));
 	put_store(e, GPR_RDX, OFF(jit_tmp) + 8);
 	load_guest(e);
@@ -352,6 +370,7 @@ static void glue_slow(struct emit *e)
 	put_mov(e, R_I, R_T);
 	jump_tmp(e, 0);
 	emit_land(e, leave);
+	put_no_return(e);
 	leave_with_result(e);
 }
 
