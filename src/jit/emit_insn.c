@@ -147,6 +147,22 @@ static void loop_begins(struct work *w)
 	w->loop_fp = w->fp_ok;
 }
 
+/* Short loops run up to a tenth faster from the begin of a line of the host's cache. */
+#define LOOP_ALIGN 64u
+
+static void align_loop(struct work *w)
+{
+	static const u8 nop[] = { 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0 };
+	unsigned int left = -(w->j->used + w->e.n) & (LOOP_ALIGN - 1);
+
+	for (; left >= sizeof(nop); left -= (unsigned int)sizeof(nop))
+		for (unsigned int k = 0; k < sizeof(nop); k++)
+			emit1(&w->e, nop[k]);
+	while (left--)
+		emit1(&w->e, 0x90);
+	loop_begins(w);
+}
+
 static void put_copy(struct work *w)
 {
 	const struct decode *d = work_decode(w);
@@ -160,8 +176,8 @@ static void put_copy(struct work *w)
 	memcpy(rn.host, jit_host, sizeof(rn.host));
 	if (d->vector)
 		put_fp_check(w);
-	if (!w->k)
-		loop_begins(w);
+	if (!w->k && w->looped != NO_LOOP)
+		align_loop(w);
 	if (mem)
 		put_mem(w, &rn);
 	else if (insn_has_site(d))
