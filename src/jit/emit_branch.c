@@ -29,12 +29,19 @@ void put_exit(struct work *w, int cc, u32 off)
 	x->cold = off; /* until put_cold_exits() */
 }
 
-/* Backward jumps look at the request word, without touching the flags. */
+/* Backward jumps look at the request word, without touching flags that are in the host's. */
 static void put_poll(struct work *w)
 {
 	struct mem_ref request = ref_gs(OFF(request));
-	struct cold *c = work_cold(w, COLD_STOP, work_site(w, 0, 0));
+	struct cold *c = work_cold(w, w->flags == FLAGS_SAVED ? COLD_POLL : COLD_STOP, work_site(w, 0, 0));
 
+	if (w->flags == FLAGS_SAVED) {
+		emit_ref(&w->e, false, 0x83, 7, &request);
+		emit1(&w->e, 0);
+		cold_from(c, emit_jcc(&w->e, CC_NE));
+		w->polled = true;
+		return;
+	}
 	c->save_flags = w->flags == FLAGS_HOST;
 	w->polled = true;
 	w->group_in_t = NO_GROUP;

@@ -44,16 +44,19 @@ static void land(struct emit *e, unsigned int pos)
 }
 
 /* page_rip: as in the shared code, from the target itself, and nothing is stored inside a page. */
-static void put_page(struct emit *e)
+static void put_page(struct emit *e, bool far)
 {
 	struct mem_ref page = ref_gs(OFF(page_rip));
-	unsigned int same;
+	unsigned int same = 0;
 
 	emit_alu_imm(e, true, 4, R_T, -(s32)PAGE_SIZE);
-	emit_ref(e, true, 0x3b, R_T, &page);
-	same = jump_near(e, CC_E);
+	if (!far) {
+		emit_ref(e, true, 0x3b, R_T, &page);
+		same = jump_near(e, CC_E);
+	}
 	put_store(e, R_T, OFF(page_rip));
-	land(e, same);
+	if (!far)
+		land(e, same);
 }
 
 static void put_sp(struct emit *e, s32 by)
@@ -86,7 +89,7 @@ static void put_lookup(struct work *w, s32 index, s32 sp, bool canonical)
 	emit_ref(e, true, 0x3b, R_T, &m);
 	out[nout++] = jump_near(e, CC_NE);
 	put_sp(e, sp);
-	put_page(e);
+	put_page(e, index >= 0);
 	put_load(e, R_T, OFF(mode_key));
 	m = entry(index, offsetof(struct jentry, mode_key));
 	emit_ref(e, true, 0x3b, R_T, &m);
