@@ -32,12 +32,18 @@ static const char *const forced[] = { "", "slow", "single", "tiny", "kick", "slo
 #define TIERS (1 + sizeof(forced) / sizeof(forced[0]))
 
 /**
- * struct tier - a machine of its own; number 0 interprets
+ * struct tier - a vCPU; number 0 interprets
+ * @m: a machine of its own, or of two
+ * @ram: its memory, which begins at guest-physical @base
+ * @until: processor time at which its program is stopped
  */
 struct tier {
-	struct machine m;
+	struct machine *m;
 	struct vcpu *v;
 	u8 *ram;
+	u64 base;
+	clockid_t clock;
+	_Atomic u64 until;
 };
 
 /* What a run comes to. */
@@ -50,10 +56,10 @@ struct result {
 	u8 fp[XSAVE_EXTENDED + 256];
 };
 
-static struct tier tier[TIERS];
+/* The last two are one machine, and run at once. */
+#define PAIR TIERS
+static struct tier tier[TIERS + 2];
 static __thread struct vcpu *running;
-static _Atomic(struct vcpu *) watched;
-static _Atomic u64 watch_until;
 
 /* ---- what the processor asks of its surroundings ------------------------------------------------------------- */
 
@@ -78,14 +84,13 @@ static void on_fault(int sig, siginfo_t *info, void *uctx)
 		signal(sig, SIG_DFL);
 }
 
-static clockid_t main_clock;
-
-/* Processor time of the thread that runs programs */
-static u64 now_ms(void)
+/* Processor time of the thread that runs the program */
+static u64 now_ms(const struct tier *t)
 {
 	struct timespec ts;
 
-	clock_gettime(main_clock, &ts);
+	if (clock_gettime(t->clock, &ts))
+		return 0;
 	return (u64)ts.tv_sec * 1000 + (u64)ts.tv_nsec / 1000000;
 }
 
@@ -95,10 +100,9 @@ static void *watchdog(void *arg)
 	const struct timespec nap = { .tv_nsec = 50000000 };
 
 	for (;;) {
-		struct vcpu *v = watched;
-
-		if (v && now_ms() > watch_until)
-			vcpu_request(v, REQ_EXIT);
+		for (unsigned int k = 0; k < PAIR + 2; k++)
+			if (tier[k].until && now_ms(&tier[k]) > tier[k].until)
+				vcpu_request(tier[k].v, REQ_EXIT);
 		nanosleep(&nap, NULL);
 	}
 	return NULL;
@@ -111,35 +115,39 @@ static void put64(u8 *ram, u64 at, u64 val)
 	memcpy(ram + at, &val, 8);
 }
 
-static void map_page(u8 *ram, u64 gpa, u64 bits)
+static void map_page(const struct tier *t, u64 la, u64 bits)
 {
-	put64(ram, TABLES + 0x3000 + (gpa >> 12) * 8, gpa | bits);
+	put64(t->ram, TABLES + 0x3000 + (la >> 12) * 8, (la + t->base) | bits);
 }
 
 /* Code, data (one page of it for reading only), stack, counter; and all of it once more at ALIAS. */
-static void make_tables(u8 *ram)
+static void make_tables(const struct tier *t)
 {
+	u64 tables = t->base + TABLES;
+	u8 *ram = t->ram;
+
 	memset(ram + TABLES, 0, 0x4000);
-	put64(ram, TABLES, (TABLES + 0x1000) | 7);
-	put64(ram, TABLES + 0x1000, (TABLES + 0x2000) | 7);
-	put64(ram, TABLES + 0x2000, (TABLES + 0x3000) | 7);
-	put64(ram, TABLES + 0x2000 + (ALIAS >> 21) * 8, (TABLES + 0x3000) | 7);
+	put64(ram, TABLES, (tables + 0x1000) | 7);
+	put64(ram, TABLES + 0x1000, (tables + 0x2000) | 7);
+	put64(ram, TABLES + 0x2000, (tables + 0x3000) | 7);
+	put64(ram, TABLES + 0x2000 + (ALIAS >> 21) * 8, (tables + 0x3000) | 7);
 	for (u64 a = CODE_GPA; a < CODE_GPA + CODE_MAX; a += 4096)
-		map_page(ram, a, 7);
+		map_page(t, a, 7);
 	for (u64 a = DATA_GPA; a < DATA_GPA + DATA_SIZE; a += 4096)
-		map_page(ram, a, a == DATA_GPA + 0x6000 ? 5 : 7);
+		map_page(t, a, a == DATA_GPA + 0x6000 ? 5 : 7);
 	for (u64 a = STACK_GPA; a < STACK_GPA + 0x3000; a += 4096)
-		map_page(ram, a, 7);
-	map_page(ram, COUNT_GPA, 7);
+		map_page(t, a, 7);
+	map_page(t, COUNT_GPA, 7);
+	put64(ram, TABLES + 0x3000 + (TABLES_LA >> 12) * 8, (tables + 0x3000) | 3);
 }
 
-static void long_mode(struct vcpu *v, bool user)
+static void long_mode(struct vcpu *v, bool user, u64 cr3)
 {
 	unsigned int dpl = user ? 3u << 5 : 0;
 
 	v->cr0 = CR0_PE | CR0_PG | CR0_NE | CR0_ET | CR0_MP | CR0_WP;
 	v->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXSAVE | CR4_OSXMMEXCPT | CR4_FSGSBASE;
-	v->cr3 = TABLES;
+	v->cr3 = cr3;
 	v->cr2 = 0;
 	v->xcr0 = 7;
 	v->efer = EFER_LME | EFER_LMA | EFER_SCE | EFER_NXE;
@@ -150,21 +158,35 @@ static void long_mode(struct vcpu *v, bool user)
 	v->inj.valid = v->exc.valid = v->pending.valid = v->pio.active = false;
 	v->pending_db = 0;
 	v->shadow = 0;
-	v->msr_val[MSR_SLOT_KERNEL_GS_BASE] = 0;
+	v->seg[SEG_FS].base = v->fs_base_copy = 0x20;
+	v->seg[SEG_GS].base = v->gs_base_copy = 0x1f8;
+	v->msr_val[MSR_SLOT_KERNEL_GS_BASE] = 0x40;
 	cpu_mode_update(v);
 	mmu_flush_all(v);
 }
 
-static void new_tier(struct tier *t, const char *force, const char *heat)
+/* A machine with the memory of so many tiers, which it is shared out to. */
+static void new_machine(struct tier *t, unsigned int count)
 {
-	if (machine_init(&t->m, &bus, t))
+	struct machine *m = calloc(1, sizeof(*m));
+	u8 *ram = mmap(NULL, RAM * count, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (!m || machine_init(m, &bus, t))
 		bail_out("machine_init");
-	t->ram = mmap(NULL, RAM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (t->ram == MAP_FAILED || mem_set_slot(&t->m.mem, 0, 0, 0, 0, RAM, t->ram))
+	if (ram == MAP_FAILED || mem_set_slot(&m->mem, 0, 0, 0, 0, RAM * count, ram))
 		bail_out("memory");
-	t->v = vcpu_create(&t->m, 0);
-	if (!t->v)
-		bail_out("vcpu_create");
+	for (unsigned int k = 0; k < count; k++) {
+		t[k].m = m;
+		t[k].base = k * RAM;
+		t[k].ram = ram + k * RAM;
+		t[k].v = vcpu_create(m, k);
+		if (!t[k].v)
+			bail_out("vcpu_create");
+	}
+}
+
+static void start_tier(struct tier *t, const char *force, const char *heat)
+{
 	if (force) {
 		setenv("CASEMENT_FORCE", force, 1);
 		setenv("CASEMENT_HEAT", heat, 1);
@@ -191,14 +213,16 @@ static void load(struct tier *t, const struct program *p)
 	u32 rounds = 20 + (u32)(random_next(&s) % (random_next(&s) & 3 ? 6000 : 60000));
 
 	memset(t->ram, 0, 0x70000);
-	make_tables(t->ram);
+	make_tables(t);
+	if (p->hole)
+		map_page(t, p->hole, 0);
 	memcpy(t->ram + CODE_GPA, p->code, CODE_MAX);
 	for (unsigned int k = 0; k < DATA_SIZE; k += 8)
 		put64(t->ram, DATA_GPA + k, random_next(&s) >> (k & 56));
 	memcpy(t->ram + COUNT_GPA, &rounds, 4);
 	for (unsigned int r = 0; r < 16; r++)
 		v->gpr[r] = random_next(&s) >> (random_next(&s) & 63);
-	long_mode(v, p->user);
+	long_mode(v, p->user, t->base + TABLES);
 	memset(v->xsave, 0, XSAVE_EXTENDED + 256);
 	for (unsigned int k = 0; k < 256; k += 8)
 		put64(v->xsave, XSAVE_XMM + k, random_next(&s));
@@ -245,8 +269,9 @@ static void run(struct tier *t, const struct program *p, struct result *r)
 
 	memset(r, 0, sizeof(*r));
 	load(t, p);
-	watch_until = now_ms() + 1500;
-	watched = running = v;
+	pthread_getcpuclockid(pthread_self(), &t->clock);
+	t->until = now_ms(t) + 1500;
+	running = v;
 	for (;;) {
 		u64 next;
 
@@ -258,7 +283,8 @@ static void run(struct tier *t, const struct program *p, struct result *r)
 		v->inj.valid = v->exc.valid = v->pending.valid = false;
 		v->rip = next;
 	}
-	watched = running = NULL;
+	t->until = 0;
+	running = NULL;
 	if (v->request & REQ_EXIT) {
 		atomic_fetch_and(&v->request, ~(u32)REQ_EXIT);
 		r->late = true;
@@ -332,6 +358,9 @@ static void show(struct program *p, struct tier *t, const char *force)
 	char line[160];
 
 	diag("CASEMENT_SEED=%lu, forced: %s", p->seed, *force ? force : "nothing");
+	run(&tier[0], p, &a);
+	run(t, p, &b);
+	show_state(t, &a, &b);
 	shrink(p, t);
 	for (unsigned int k = 0; k < p->nslots; k++) {
 		unsigned int at = p->slot[k], len = (unsigned int)(p->slot[k + 1] - at);
@@ -356,11 +385,57 @@ static void make_tiers(void)
 
 	for (size_t k = 0; k < sizeof(sigs) / sizeof(sigs[0]); k++)
 		sigaction(sigs[k], &sa, NULL);
-	new_tier(&tier[0], NULL, NULL);
+	for (unsigned int k = 0; k < TIERS; k++)
+		new_machine(&tier[k], 1);
+	new_machine(&tier[PAIR], 2);
+	start_tier(&tier[0], NULL, NULL);
 	for (unsigned int k = 1; k < TIERS; k++)
-		new_tier(&tier[k], forced[k - 1], k == TIERS - 1 ? "24" : "1");
-	pthread_getcpuclockid(pthread_self(), &main_clock);
+		start_tier(&tier[k], forced[k - 1], k == TIERS - 1 ? "24" : "1");
+	start_tier(&tier[PAIR], "", "1");
+	start_tier(&tier[PAIR + 1], "tiny", "2");
 	pthread_create(&thread, NULL, watchdog, NULL);
+}
+
+/* ---- two at once ------------------------------------------------------------------------------------------------ */
+
+struct other {
+	struct program p;
+	struct result r;
+};
+
+static void *run_other(void *arg)
+{
+	struct other *o = arg;
+
+	run(&tier[PAIR + 1], &o->p, &o->r);
+	return NULL;
+}
+
+/* Two processors of one machine run a program each, in memory of their own; a split lock of one stops both. */
+static bool pair_agrees(const struct program *p)
+{
+	static struct other o;
+	struct result r, want;
+	pthread_t thread;
+	bool good;
+
+	program_make(&o.p, p->seed ^ 1ull << 62);
+	if (pthread_create(&thread, NULL, run_other, &o))
+		bail_out("pthread_create");
+	run(&tier[PAIR], p, &r);
+	pthread_join(thread, NULL);
+	run(&tier[0], &o.p, &want);
+	good = same(&tier[PAIR + 1], &want, &o.r);
+	if (!good) {
+		diag("CASEMENT_SEED=%lu, the second of two processors", p->seed);
+		show_state(&tier[PAIR + 1], &want, &o.r);
+	}
+	run(&tier[0], p, &want);
+	if (same(&tier[PAIR], &want, &r))
+		return good;
+	diag("CASEMENT_SEED=%lu, the first of two processors", p->seed);
+	show_state(&tier[PAIR], &want, &r);
+	return false;
 }
 
 int main(int argc, char **argv)
@@ -394,6 +469,8 @@ int main(int argc, char **argv)
 			program_make(&p, first + k);
 			run(&tier[0], &p, &a);
 		}
+		if (count == 1 || (first + k) % 4 == 0)
+			bad += !pair_agrees(&p);
 	}
 	insns = tier[0].v->icount - insns;
 	ok(!bad, "%u random programs: interpreter and translator agree", count);
