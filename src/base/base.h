@@ -46,13 +46,13 @@ struct cost {
 };
 
 /* One more that began at start. What took very long was interrupted, and says nothing. */
-static inline void cost_add(struct cost *c, u64 start, u64 items)
+static inline void cost_add(struct cost *c, u64 start, u64 times, u64 items)
 {
 	u64 ticks = base_rdtsc() - start;
 
 	if (ticks > 200000)
 		return;
-	c->times++;
+	c->times += times;
 	c->items += items;
 	c->ticks += ticks;
 }

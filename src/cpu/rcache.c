@@ -288,7 +288,7 @@ static void trace_finish(struct vcpu *v, struct build *b, struct trace *t)
 	t->key = (u16)v->mode_key;
 	t->verified = v->verify;
 	t->lin = TLB_NEVER;
-	t->dead = t->aliased = t->apart = t->listed = t->awaited = false;
+	t->dead = t->aliased = t->apart = t->queued = t->listed = t->awaited = false;
 	t->remakes = 0;
 	t->block = 0;
 	t->code = NULL;
@@ -392,7 +392,7 @@ static int trace_build(struct vcpu *v, struct build *b, struct trace **out)
 	/* A run cut short by the segment limit is not what another segment would find here. */
 	if (b->limit > PAGE_SIZE + 16)
 		t = trace_keep(v, b, t);
-	cost_add(&v->rc->stat_decode, start, t->n);
+	cost_add(&v->rc->stat_decode, start, 1, t->n);
 	*out = t;
 	return OP_NEXT;
 }
@@ -591,8 +591,7 @@ struct trace *rcache_peek(struct vcpu *v, gpa_t gpa, u16 key)
 
 void rcache_set_code(struct vcpu *v, struct trace *t, const void *entry, const void *code)
 {
-	u64 lin = v->page_rip + (t->gpa & ~PAGE_MASK);
-	struct jentry *j = jcache_set(v, lin);
+	struct jentry *j = jcache_set(v, t->lin);
 
 	t->rec[0].fn = entry ? entry : t->first;
 	t->code = code;

@@ -37,6 +37,7 @@
  * @code_next, @listed: list of the page's translated traces, and whether it is there
  * @dead: invalidated; unreachable except by the code that is running it
  * @apart: each access gets a check of its own
+ * @queued: warm, and waits for company
  * @heat: entries left until it is translated
  * @block: number of the translated block, 0 none
  * @first: entry of the first record as an interpreter's; rec[0].fn is what runs
@@ -57,6 +58,7 @@ struct trace {
 	bool dead : 1;
 	bool aliased : 1;
 	bool apart : 1;
+	bool queued : 1;
 	bool listed : 1;
 	bool awaited : 1;
 	u8 remakes;

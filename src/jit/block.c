@@ -8,6 +8,7 @@
 #include "jit/jit_priv.h"
 
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/base.h"
 #include "cpu/op/op.h"
@@ -315,10 +316,52 @@ static void translate(struct vcpu *v, struct trace *t)
 		j->nsites = w->site0;
 }
 
+static void run_queue(struct vcpu *v)
+{
+	struct jit *j = v->jit;
+	unsigned int n = j->nqueue;
+
+	j->nqueue = 0;
+	for (unsigned int k = 0; k < n; k++) {
+		struct trace *t = j->queue[k];
+
+		if (!t->queued || t->dead)
+			continue;
+		t->queued = false;
+		t->rec[0].fn = t->first;
+		translate(v, t);
+	}
+}
+
+/* Pages that will be written are had many at a time: a fault for each costs as much as translating a block. */
+static void ahead(void *base, size_t used, size_t size, u32 *ready)
+{
+	if (used + AHEAD / 8 <= *ready || *ready + AHEAD > size)
+		return;
+	madvise((u8 *)base + *ready, AHEAD, MADV_POPULATE_WRITE);
+	*ready += AHEAD;
+}
+
+/*
+ * A warm trace waits until there are some, or until it has become warm once more: the translator is long out of the
+ * host's caches when it is wanted.
+ */
 void jit_translate(struct vcpu *v, struct trace *t)
 {
-	u64 start = base_rdtsc();
+	struct jit *j = v->jit;
+	u64 start = base_rdtsc(), blocks = j->stats.blocks, insns = j->stats.insns;
 
-	translate(v, t);
-	cost_add(&v->jit->stats.cost, start, t->n);
+	if (!t->queued) {
+		t->queued = true;
+		t->heat = v->heat;
+		t->rec[0].fn = native_warm_entry(v);
+		j->queue[j->nqueue++] = t;
+		if (j->nqueue < QUEUE)
+			return;
+	}
+	ahead(j->x.rw, j->used, CODE_SIZE, &j->ready_code);
+	ahead(j->site, j->nsites * sizeof(j->site[0]), sizeof(j->site), &j->ready_sites);
+	ahead(j->exit, j->nexits * sizeof(j->exit[0]), sizeof(j->exit), &j->ready_exits);
+	run_queue(v);
+	cost_add(&j->stats.cost, start, j->stats.blocks - blocks, j->stats.insns - insns);
 }

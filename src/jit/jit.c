@@ -76,6 +76,8 @@ static void give_back(struct jit *j)
 		return;
 	madvise(j->x.rw + keep, used - keep, MADV_REMOVE);
 	madvise(j->site, sizeof(j->site) + sizeof(j->exit) + sizeof(j->block), MADV_DONTNEED);
+	j->ready_code = keep;
+	j->ready_sites = j->ready_exits = 0;
 }
 
 static void flush(struct vcpu *v)
@@ -94,7 +96,7 @@ static void flush(struct vcpu *v)
 	}
 	give_back(j);
 	j->used = j->glue_end;
-	j->nsites = j->nexits = j->nblocks = 0;
+	j->nsites = j->nexits = j->nblocks = j->nqueue = 0;
 	memset(j->wait, 0, sizeof(j->wait));
 	j->stats.flushes++;
 	vcpu_forget_jumps(v); /* the jump cache knows code that is gone */

@@ -24,6 +24,8 @@ extern const u8 jit_host[16];
 #define EXITS 131072u
 #define WAIT_LISTS 8192u
 #define BLOCKS 65536u
+#define QUEUE 8u	/* blocks made at once */
+#define AHEAD 65536u	/* bytes of memory that are had at once */
 
 #define OFF(field) ((s32)offsetof(struct vcpu, field))
 #define OFF_GPR(n) ((s32)(offsetof(struct vcpu, gpr) + 8u * (n)))
@@ -279,11 +281,14 @@ struct jit {
 	struct lockstep *lockstep;
 	struct sites *sites;
 	struct verify *verify;
+	unsigned int nqueue;
+	struct trace *queue[QUEUE];	/* warm ones */
+	u32 ready_code, ready_sites, ready_exits; /* bytes that have their pages */
 	bool gave_up;	/* lockstep: a group failed, and the interpreter's result stands */
 	u64 host_gs;
 	struct jit_stats stats;
 	struct site site[SITES] __attribute__((aligned(4096)));
-	struct exit exit[EXITS];
+	struct exit exit[EXITS] __attribute__((aligned(4096)));
 	struct block block[BLOCKS];
 	u32 wait[WAIT_LISTS]; /* exits whose target is not translated, by its address */
 	struct work work;
