@@ -256,13 +256,24 @@ static void put_jmp_rm(struct work *w)
 	put_indirect(w, 0, false);
 }
 
+/* A target that is not canonical is the branch's fault: the handler's business. */
+static void put_canonical(struct work *w)
+{
+	struct cold *c = work_cold(w, COLD_OP, w->site);
+
+	put_mov(&w->e, R_I, R_T);
+	put_shift(&w->e, true, SHIFT_LEFT, R_I, 16);
+	put_shift(&w->e, true, SHIFT_ARITHMETIC, R_I, 16);
+	emit_rr(&w->e, true, 0x3b, R_I, R_T);
+	cold_from(c, emit_jcc(&w->e, CC_NE));
+}
+
 static void put_call_rm(struct work *w)
 {
 	struct mem_ref at = ref_base(R_SP, -8), top = ref_base(R_T, 0);
 
 	put_target(w);
-	emit_mov_imm(&w->e, R_I, w->site);
-	put_call(w, w->j->canonical); /* before anything is pushed */
+	put_canonical(w); /* before anything is pushed */
 	put_store(&w->e, R_T, OFF(jit_tmp) + 16);
 	put_check(w, &at, 8, true);
 	put_return_address(w, &top);

@@ -39,6 +39,8 @@ static unsigned int jump_near(struct emit *e, enum emit_cc cc)
 
 static void land(struct emit *e, unsigned int pos)
 {
+	if (e->n - pos > 127)
+		e->n = e->max; /* no block, rather than a wrong one */
 	if (!emit_full(e))
 		e->buf[pos - 1] = (u8)(e->n - pos);
 }

@@ -343,8 +343,8 @@ static void glue_canonical(struct emit *e)
 
 	put_store(e, R_I, OFF(jit_tmp));
 	put_mov(e, R_I, R_T);
-	for (unsigned int ext = 4; ext <= 7; ext += 3) /* shl, sar */
-		put_shift(e, true, ext, R_I, 16);
+	put_shift(e, true, SHIFT_LEFT, R_I, 16);
+	put_shift(e, true, SHIFT_ARITHMETIC, R_I, 16);
 	emit_rr(e, true, 0x3b, R_I, R_T);
 	bad = emit_jcc(e, CC_NE);
 	emit1(e, 0xc3);

@@ -328,7 +328,7 @@ void put_jump(struct work *w, const u8 *to);
 void put_call(struct work *w, const u8 *to);
 /* reg = reg op immediate count; ext as in the C1 group */
 void put_shift(struct emit *e, bool wide, unsigned int ext, unsigned int reg, unsigned int count);
-enum { SHIFT_LEFT = 4, SHIFT_RIGHT = 5 };
+enum { SHIFT_LEFT = 4, SHIFT_RIGHT = 5, SHIFT_ARITHMETIC = 7 };
 void glue_make(struct vcpu *v);
 /* glue_tlb.c: searched when a probe missed; slow: where a site goes that C must help */
 void glue_slot_miss(struct emit *e, unsigned int view, bool write, const u8 *slow);
