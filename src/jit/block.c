@@ -28,7 +28,7 @@ u32 work_site(struct work *w, unsigned int size, unsigned int acc)
 		s->size = s->acc = 0;
 		s->ready = 0;
 		s->lo = 0;
-		s->leads = s->plain_next = false;
+		s->leads = s->plain_next = s->pair = false;
 		s->slotted = SLOT_NONE;
 		s->suspect = 0;
 		s->in_group = work_in_group(w);

@@ -178,6 +178,7 @@ static void put_copy(struct work *w)
 		put_fp_check(w);
 	if (!w->k && w->looped != NO_LOOP)
 		align_loop(w);
+	w->i_free = !n && !wanted;
 	if (mem)
 		put_mem(w, &rn);
 	else if (insn_has_site(d))

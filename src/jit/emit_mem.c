@@ -70,8 +70,11 @@ static s32 probe_array(u32 key, unsigned int view, bool write)
 	       (s32)(write ? offsetof(struct tlb_l1, w) : offsetof(struct tlb_l1, r));
 }
 
-/* T = linear address becomes the host's; the jump is taken with T less the tag and I = index. @again: to try again */
-static unsigned int emit_probe(struct emit *e, s32 array, s32 most, u32 *again)
+/*
+ * T = linear address; T, or with @pair T + I, becomes the host's; that is known a cycle earlier. The jump is taken with
+ * T less the tag and I = index. @again: to try again
+ */
+static unsigned int emit_probe(struct emit *e, s32 array, s32 most, bool pair, u32 *again)
 {
 	struct mem_ref tag = { .base = R_I, .index = REF_NONE, .gs = true, .disp = array };
 	struct mem_ref host = tag;
@@ -89,7 +92,10 @@ static unsigned int emit_probe(struct emit *e, s32 array, s32 most, u32 *again)
 	emit_ref(e, true, 0x2b, R_T, &tag);
 	emit_alu_imm(e, true, 7, R_T, most);
 	miss = emit_jcc(e, CC_A);
-	emit_ref(e, true, 0x03, R_T, &host);
+	if (pair)
+		emit_ref(e, true, 0x8b, R_I, &host);
+	else
+		emit_ref(e, true, 0x03, R_T, &host);
 	return miss;
 }
 
@@ -97,7 +103,7 @@ static unsigned int emit_probe(struct emit *e, s32 array, s32 most, u32 *again)
 #define PROBE_BYTES 42
 #define SLOT_JUMP 27 /* where the slot's probe has the end of its jump */
 
-static unsigned int emit_slot_probe(struct emit *e, s32 slot, unsigned int size)
+static unsigned int emit_slot_probe(struct emit *e, s32 slot, unsigned int size, bool pair)
 {
 	struct mem_ref tag = ref_gs(slot), delta = ref_gs(slot + (s32)offsetof(struct tlb_slot, delta));
 	struct mem_ref most = ref_gs(slot + (s32)offsetof(struct tlb_slot, most) + 8 * (s32)slot_class(size));
@@ -107,7 +113,10 @@ static unsigned int emit_slot_probe(struct emit *e, s32 slot, unsigned int size)
 	emit_ref(e, true, 0x2b, R_I, &tag);
 	emit_ref(e, true, 0x3b, R_I, &most);
 	miss = emit_jcc(e, CC_A);
-	emit_ref(e, true, 0x03, R_T, &delta);
+	if (pair)
+		emit_ref(e, true, 0x8b, R_I, &delta);
+	else
+		emit_ref(e, true, 0x03, R_T, &delta);
 	emit1(e, 0x66); /* a NOP of six bytes */
 	emit4(e, 0x00441f0f);
 	emit1(e, 0);
@@ -136,9 +145,10 @@ static void put_probe(struct work *w, unsigned int size, bool write)
 		s->slot = c->slot;
 		s->size = (u16)size;
 		at = (view * 2 + write) * TLB_SLOTS + c->slot;
-		cold_from(c, emit_slot_probe(e, OFF(slots.page[0][0][0]) + (s32)(at * sizeof(struct tlb_slot)), size));
+		cold_from(c, emit_slot_probe(e, OFF(slots.page[0][0][0]) + (s32)(at * sizeof(struct tlb_slot)), size,
+					     s->pair));
 	} else {
-		cold_from(c, emit_probe(e, probe_array(w->t->key, view, write), most, &c->back));
+		cold_from(c, emit_probe(e, probe_array(w->t->key, view, write), most, s->pair, &c->back));
 	}
 	s->ready = (u16)(w->j->used + e->n - s->host);
 }
@@ -160,7 +170,7 @@ void unslot(struct vcpu *v, struct site *s)
 	struct emit e = { .max = sizeof(probe), .buf = probe };
 
 	cold = SLOT_JUMP + get4(code + SLOT_JUMP - 4);
-	miss = emit_probe(&e, probe_array(key, view, write), (s32)(PAGE_SIZE - s->size), &again);
+	miss = emit_probe(&e, probe_array(key, view, write), (s32)(PAGE_SIZE - s->size), s->pair, &again);
 	e.n = miss - 4;
 	emit4(&e, cold - miss);
 	memcpy(code, probe, PROBE_BYTES);
@@ -222,10 +232,13 @@ struct mem_ref put_operand(struct work *w, struct mem_ref (*address)(struct work
 	s32 lo;
 
 	if (!g) {
+		bool pair = w->i_free && !work_rec(w)->op;
+
+		w->j->site[w->site].pair = pair;
 		m = address(w);
 		put_check(w, &m, size, write);
 		w->group_in_t = NO_GROUP;
-		return ref_base(R_T, 0);
+		return (struct mem_ref){ .base = R_T, .index = pair ? R_I : REF_NONE };
 	}
 	lo = g->lo - w->plan[w->k].off;
 	if (g->first == w->k) {

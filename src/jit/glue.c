@@ -367,7 +367,7 @@ static void glue_slow(struct emit *e)
 	load_guest(e);
 	put_restore_flags(e, R_T);
 	put_load(e, R_T, OFF(jit_tmp) + 8);
-	put_mov(e, R_I, R_T);
+	put_load(e, R_I, OFF(jit_tmp) + 24);
 	jump_tmp(e, 0);
 	emit_land(e, leave);
 	put_no_return(e);

@@ -71,6 +71,7 @@ enum slotted { SLOT_NONE, SLOT_READ, SLOT_WRITE };
  * @leads: it checks for others too
  * @slotted: enum slotted: its check compares with one of vcpu.slots
  * @slot: which
+ * @pair: behind the check T + I is the host's address, not T
  * @suspect: how often it was found to miss among many misses
  * @plain_next: what follows touches registers at most: nobody can see where in the shadow of STI it ran
  * @flags: enum flag_place when it begins
@@ -87,6 +88,7 @@ struct site {
 	bool in_group, leads, plain_next;
 	u8 slotted;
 	u8 slot;
+	bool pair;
 	u8 suspect;
 	u8 flags;
 	struct recipe recipe;
@@ -211,6 +213,7 @@ struct plan {
  * @loop_at, @loop_fp: where that jump leads: vector state has been tested
  * @last_back: the last instruction that jumps backward, -1 none
  * @polled, @exit_polled: the request word has been looked at; had been, at each exit
+ * @i_free: the instruction does not need I for anything but its address
  * @group_in_t: T holds the host address of this group's begin; NO_GROUP
  */
 struct work {
@@ -236,6 +239,7 @@ struct work {
 	u32 loop_at;
 	int last_back;
 	bool polled;
+	bool i_free;
 	u8 group_in_t;
 	u8 ngroups;
 	struct group group[GROUPS];
@@ -473,7 +477,7 @@ static inline u64 jentry_index(const struct vcpu *v, const struct jentry *j)
 	return (u64)((const u8 *)j - (const u8 *)v->jc) / 8;
 }
 
-/* Where to go on, 0: out; and T in front of the access, or I with the jump-cache index of another block. */
+/* Where to go on, 0: out; and T there. I is vcpu.jit_tmp[3]: 0, or the jump-cache index of another block. */
 struct slow_result { u64 next; u64 ptr; };
 /**
  * struct op_answer - what becomes of a block after C ran one of its instructions

@@ -308,6 +308,7 @@ struct slow_result jit_slow(struct vcpu *v, u32 site)
 	int res;
 
 	v->jit->stats.slow++;
+	v->jit_tmp[3] = 0;
 	if (v->slots.misses <= 0)
 		suspect(v, &v->jit->site[site], r);
 	if (!r->op || s->leads)
@@ -329,7 +330,7 @@ struct slow_result jit_slow(struct vcpu *v, u32 site)
 		leave(v, r, res);
 	if (res != OP_NEXT) {
 		out.next = to ? (u64)to->code : 0;
-		out.ptr = to ? jentry_index(v, to) : 0;
+		v->jit_tmp[3] = to ? jentry_index(v, to) : 0;
 		return out;
 	}
 	cpu_fp_reload(v, live);

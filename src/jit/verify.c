@@ -26,8 +26,8 @@ static struct val meet(struct val a, struct val b)
 		return a;
 	if ((a.kind == VAL_HOME || a.kind == VAL_NEW) && (b.kind == VAL_HOME || b.kind == VAL_NEW))
 		return (struct val){ .kind = VAL_NEW };
-	if (a.kind == VAL_PTR && b.kind == VAL_PTR)
-		return (struct val){ .kind = VAL_PTR, .arg = a.arg & b.arg, .size = a.size < b.size ? a.size : b.size };
+	if (a.kind == b.kind && (a.kind == VAL_PTR || a.kind == VAL_PART))
+		return (struct val){ .kind = a.kind, .arg = a.arg & b.arg, .size = a.size < b.size ? a.size : b.size };
 	return (struct val){ .kind = VAL_JUNK };
 }
 

@@ -15,6 +15,7 @@
  * @VAL_OFFSET: linear address less the tag at @num
  * @VAL_BOUNDED: likewise, and compared: @size bytes from there on lie in the entry's page
  * @VAL_SAME: in I: what T holds; VAL_OFFSET and VAL_BOUNDED in I are from there, with the tag of a slot
+ * @VAL_PART, @VAL_REST: in T and in I: their sum is a VAL_PTR with the part's @size and @arg
  * @VAL_PTR: host address of @size bytes; @arg: they may be written
  * @VAL_SITE: number of a site
  * @VAL_LAHF, @VAL_FLAGS: in RAX: SF to CF in AH; OF in AL too. @arg: of the guest
@@ -25,8 +26,8 @@
  * @VAL_KEY: in T: vcpu.mode_key
  */
 enum val_kind {
-	VAL_JUNK, VAL_HOME, VAL_NEW, VAL_COPY, VAL_MASKED, VAL_OFFSET, VAL_BOUNDED, VAL_SAME, VAL_PTR, VAL_SITE,
-	VAL_LAHF, VAL_FLAGS, VAL_AFLAGS, VAL_OVERFLOWED, VAL_REQUEST, VAL_GUEST, VAL_PAGE, VAL_KEY,
+	VAL_JUNK, VAL_HOME, VAL_NEW, VAL_COPY, VAL_MASKED, VAL_OFFSET, VAL_BOUNDED, VAL_SAME, VAL_PART, VAL_REST,
+	VAL_PTR, VAL_SITE, VAL_LAHF, VAL_FLAGS, VAL_AFLAGS, VAL_OVERFLOWED, VAL_REQUEST, VAL_GUEST, VAL_PAGE, VAL_KEY,
 };
 
 struct val {

@@ -89,7 +89,10 @@ static void call_slow(struct verify *y, u32 at, const struct vstate *s, u32 site
 
 	after_call(&found);
 	found.host = s->saved;
-	found.reg[R_T] = (struct val){ .kind = VAL_PTR, .arg = !!(x->acc & ACC_W), .size = x->size };
+	found.reg[R_T] = (struct val){ .kind = x->pair ? VAL_PART : VAL_PTR, .arg = !!(x->acc & ACC_W),
+				       .size = x->size };
+	if (x->pair)
+		found.reg[R_I].kind = VAL_REST; /* 0 */
 	found.locks = LOCK_TYPE | LOCK_LINE;
 	if (!x->in_group)
 		drop_held(&found);

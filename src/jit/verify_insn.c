@@ -43,6 +43,17 @@ static void junk(struct vstate *s, unsigned int r)
 	if (r == R_T && (reg(s, R_I)->kind == VAL_SAME || reg(s, R_I)->kind == VAL_OFFSET ||
 			 reg(s, R_I)->kind == VAL_BOUNDED))
 		reg(s, R_I)->kind = VAL_JUNK;
+	if (r == R_I && reg(s, R_T)->kind == VAL_PART)
+		reg(s, R_T)->kind = VAL_JUNK;
+	if (r == R_T && reg(s, R_I)->kind == VAL_REST)
+		reg(s, R_I)->kind = VAL_JUNK;
+}
+
+static void pair(struct vstate *s, bool write, unsigned int size)
+{
+	junk(s, R_I);
+	*reg(s, R_I) = (struct val){ .kind = VAL_REST };
+	*reg(s, R_T) = (struct val){ .kind = VAL_PART, .arg = write, .size = (u16)size };
 }
 
 static bool is_copy(const struct verify *y, u32 at, const struct vstate *s)
@@ -137,12 +148,13 @@ static void check_operand(struct verify *y, u32 at, const struct decode *d, stru
 {
 	const struct val *t = reg(s, R_T);
 	const struct insn *r = &d->rec;
+	bool sum = r->index == R_I && !insn_scale(r);
 
-	if (r->base != R_T || r->index != GPR_NONE || insn_asz(r) != 8 || insn_seg(r) >= SEG_FS) {
+	if (r->base != R_T || (r->index != GPR_NONE && !sum) || insn_asz(r) != 8 || insn_seg(r) >= SEG_FS) {
 		verify_fail(y, at, "accesses memory by an address that no probe has made");
 		return;
 	}
-	if (t->kind != VAL_PTR) {
+	if (sum ? t->kind != VAL_PART || reg(s, R_I)->kind != VAL_REST : t->kind != VAL_PTR) {
 		verify_fail(y, at, "accesses memory that has not been checked");
 		return;
 	}
@@ -251,6 +263,11 @@ static bool step_slot(struct verify *y, const struct decode *d, struct vstate *s
 			*reg(s, R_I) = (struct val){ .kind = VAL_OFFSET, .num = (u32)r->disp };
 		return true;
 	}
+	if (r->id == INSN_MOV && insn_reg(r) == R_I && i.kind == VAL_BOUNDED && slot_of(y, i.num, &write) &&
+	    (u32)r->disp == i.num + offsetof(struct tlb_slot, delta)) {
+		pair(s, write, i.size);
+		return true;
+	}
 	if (r->id == INSN_ADD && insn_reg(r) == R_T && d->mem_acc == MEM_R) {
 		junk(s, R_T);
 		if (i.kind == VAL_BOUNDED && slot_of(y, i.num, &write) &&
@@ -290,14 +307,20 @@ static bool step_probe(struct verify *y, const struct decode *d, struct vstate *
 			*t = (struct val){ .kind = VAL_OFFSET, .num = (u32)r->disp };
 		return true;
 	}
-	if (r->id == INSN_ADD && r->flags & INSN_MEM && insn_reg(r) == R_T && r->base == R_I && r->osz == 8) {
+	if ((r->id == INSN_ADD && r->flags & INSN_MEM && insn_reg(r) == R_T && r->base == R_I && r->osz == 8) ||
+	    (r->id == INSN_MOV && d->mem_acc == MEM_R && insn_reg(r) == R_I && r->base == R_I && r->osz == 8 &&
+	     insn_seg(r) == SEG_GS)) {
 		bool write = t->num == probe_array(y, true, offsetof(struct tlb_entry, tag));
+		struct val was = *t;
+		bool good = was.kind == VAL_BOUNDED &&
+			    was.num == probe_array(y, write, offsetof(struct tlb_entry, tag)) &&
+			    (u32)r->disp == probe_array(y, write, offsetof(struct tlb_entry, host));
 
-		if (t->kind == VAL_BOUNDED && (u32)r->disp == probe_array(y, write, offsetof(struct tlb_entry, host)) &&
-		    t->num == probe_array(y, write, offsetof(struct tlb_entry, tag)))
-			*t = (struct val){ .kind = VAL_PTR, .arg = write, .size = t->size };
-		else
-			junk(s, R_T);
+		junk(s, r->id == INSN_MOV ? R_I : R_T);
+		if (good && r->id == INSN_MOV)
+			pair(s, write, was.size);
+		else if (good)
+			*t = (struct val){ .kind = VAL_PTR, .arg = write, .size = was.size };
 		return true;
 	}
 	return false;

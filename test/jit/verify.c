@@ -112,7 +112,9 @@ static bool no_mask(const struct place *p)
 
 static bool no_add(const struct place *p)
 {
-	if (p->d->rec.id != INSN_ADD || !(p->d->rec.flags & INSN_MEM) || p->d->rec.base != R_I)
+	bool adds = p->d->rec.id == INSN_ADD || (p->d->rec.id == INSN_MOV && insn_reg(&p->d->rec) == R_I);
+
+	if (!adds || !(p->d->rec.flags & INSN_MEM) || p->d->rec.base != R_I)
 		return false;
 	nops(p);
 	return true;
