@@ -101,15 +101,6 @@ static void put_cold_exits(struct work *w)
 		u32 off = x->cold;
 
 		emit_land(&w->e, x->at);
-		if (off >= PAGE_SIZE && !w->j->lockstep) {
-			x->cold = w->j->used + w->e.n;
-			x->at += w->j->used;
-			if (x->flags == FLAGS_HOST)
-				put_save_flags(&w->e, R_T);
-			w->polled = w->exit_polled[n];
-			put_far(w, off);
-			continue;
-		}
 		emit1(&w->e, 0x49); /* mov r11, sign-extended */
 		emit1(&w->e, 0xc7);
 		emit1(&w->e, 0xc0 | (R_T & 7));

@@ -11,16 +11,8 @@
 
 void put_exit(struct work *w, int cc, u32 off)
 {
-	struct exit *x;
+	struct exit *x = &w->exit[w->nexits++];
 
-	if (cc < 0 && off >= PAGE_SIZE && !w->j->lockstep) {
-		if (w->flags == FLAGS_HOST)
-			put_save_flags(&w->e, R_T);
-		put_far(w, off);
-		return;
-	}
-	w->exit_polled[w->nexits] = w->polled;
-	x = &w->exit[w->nexits++];
 	if (cc < 0)
 		emit_jmp(&w->e);
 	else
@@ -93,8 +85,7 @@ static void put_direct(struct work *w, int cc)
 	if (loop)
 		mark_flags(w);
 	put_exit(w, cc, insn_target(work_rec(w)));
-	if (loop) /* to this page, so there is an exit */
-		w->exit[w->nexits - 1].loop = true;
+	w->exit[w->nexits - 1].loop = loop;
 }
 
 static void put_jcc(struct work *w)

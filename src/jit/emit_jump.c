@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Ways out of a block that no link covers: the jump cache is searched where the guest jumps, so that the host foresees
- * each of the guest's jumps by itself. What is not in its first place is for the code that all blocks share.
+ * Returns and indirect jumps: the jump cache is searched where the guest jumps, so that the host foresees each of them
+ * by itself. What is not in its first place is for the code that all blocks share; so are direct jumps to other pages,
+ * which are many, and of which the host's own history says enough.
  */
 #include "jit/jit_priv.h"
 
@@ -23,12 +24,6 @@ struct mem_ref ref_jcache(size_t field)
 	return (struct mem_ref){ .base = REF_NONE, .index = R_I, .scale = 3, .gs = true, .disp = OFF(jc) + (s32)field };
 }
 
-/* A field of the entry whose index is in I, or known. */
-static struct mem_ref entry(s32 index, size_t field)
-{
-	return index < 0 ? ref_jcache(field) : ref_gs(OFF(jc) + index * 8 + (s32)field);
-}
-
 /* Near forward jumps: the position to give to land(). */
 static unsigned int jump_near(struct emit *e, enum emit_cc cc)
 {
@@ -46,19 +41,16 @@ static void land(struct emit *e, unsigned int pos)
 }
 
 /* page_rip: as in the shared code, from the target itself, and nothing is stored inside a page. */
-static void put_page(struct emit *e, bool far)
+static void put_page(struct emit *e)
 {
 	struct mem_ref page = ref_gs(OFF(page_rip));
-	unsigned int same = 0;
+	unsigned int same;
 
 	emit_alu_imm(e, true, 4, R_T, -(s32)PAGE_SIZE);
-	if (!far) {
-		emit_ref(e, true, 0x3b, R_T, &page);
-		same = jump_near(e, CC_E);
-	}
+	emit_ref(e, true, 0x3b, R_T, &page);
+	same = jump_near(e, CC_E);
 	put_store(e, R_T, OFF(page_rip));
-	if (!far)
-		land(e, same);
+	land(e, same);
 }
 
 static void put_sp(struct emit *e, s32 by)
@@ -70,12 +62,12 @@ static void put_sp(struct emit *e, s32 by)
 }
 
 /*
- * T = target, the flags are saved. @index: of its set, -1: to be found; @sp: what RSP moves by on the way;
+ * T = target, the flags are saved. @sp: what RSP moves by on the way;
  * @canonical: it is known to be, as all in the cache are; else the site's handler has the others
  */
-static void put_lookup(struct work *w, s32 index, s32 sp, bool canonical)
+static void put_lookup(struct work *w, s32 sp, bool canonical)
 {
-	struct mem_ref request = ref_gs(OFF(request)), m = entry(index, offsetof(struct jentry, lin));
+	struct mem_ref request = ref_gs(OFF(request)), m = ref_jcache(offsetof(struct jentry, lin));
 	struct emit *e = &w->e;
 	unsigned int out[2], nout = 0, old;
 
@@ -84,19 +76,16 @@ static void put_lookup(struct work *w, s32 index, s32 sp, bool canonical)
 		emit1(e, 0);
 		out[nout++] = jump_near(e, CC_NE);
 	}
-	if (index < 0)
-		put_jcache_index(e);
-	else
-		emit_mov_imm(e, R_I, (u32)index);
+	put_jcache_index(e);
 	emit_ref(e, true, 0x3b, R_T, &m);
 	out[nout++] = jump_near(e, CC_NE);
 	put_sp(e, sp);
-	put_page(e, index >= 0);
+	put_page(e);
 	put_load(e, R_T, OFF(mode_key));
-	m = entry(index, offsetof(struct jentry, mode_key));
+	m = ref_jcache(offsetof(struct jentry, mode_key));
 	emit_ref(e, true, 0x3b, R_T, &m);
 	old = jump_near(e, CC_NE);
-	m = entry(index, offsetof(struct jentry, code));
+	m = ref_jcache(offsetof(struct jentry, code));
 	emit_ref(e, false, 0xff, 4, &m);
 	land(e, old);
 	put_jump(w, w->j->old);
@@ -113,7 +102,7 @@ static void put_lookup(struct work *w, s32 index, s32 sp, bool canonical)
 void put_indirect(struct work *w, s32 sp, bool canonical)
 {
 	if (!w->j->lockstep) {
-		put_lookup(w, -1, sp, canonical);
+		put_lookup(w, sp, canonical);
 		return;
 	}
 	if (!canonical) {
@@ -122,13 +111,4 @@ void put_indirect(struct work *w, s32 sp, bool canonical)
 	}
 	put_sp(&w->e, sp);
 	put_jump(w, w->j->jump);
-}
-
-void put_far(struct work *w, u32 off)
-{
-	struct mem_ref m = ref_base(R_T, (s32)off);
-
-	put_load(&w->e, R_T, OFF(page_rip));
-	put_lea(&w->e, R_T, &m);
-	put_lookup(w, (s32)jcache_index(w->v->page_rip + (u64)(s64)(s32)off), 0, true);
 }

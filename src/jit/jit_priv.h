@@ -212,7 +212,7 @@ struct plan {
  * @loop_recipe: how they are made
  * @loop_at, @loop_fp: where that jump leads: vector state has been tested
  * @last_back: the last instruction that jumps backward, -1 none
- * @polled, @exit_polled: the request word has been looked at; had been, at each exit
+ * @polled: the request word has been looked at
  * @i_free: the instruction does not need I for anything but its address
  * @group_in_t: T holds the host address of this group's begin; NO_GROUP
  */
@@ -246,7 +246,6 @@ struct work {
 	struct plan plan[RCACHE_TRACE_MAX];
 	struct cold cold[COLDS];
 	struct exit exit[BLOCK_EXITS];
-	bool exit_polled[BLOCK_EXITS];
 	struct decode d[RCACHE_TRACE_MAX];
 	u32 start[RCACHE_TRACE_MAX], copied[RCACHE_TRACE_MAX];
 	u32 hot_end;
@@ -414,7 +413,6 @@ struct mem_ref ref_jcache(size_t field);
 /* A jump to T, after RSP has moved by @sp; @canonical: T is known to be, or the current site's handler has it. */
 void put_indirect(struct work *w, s32 sp, bool canonical);
 /* The flags are saved: to that offset from this page, in another one. */
-void put_far(struct work *w, u32 off);
 
 /* ---- emit_mem.c ------------------------------------------------------------------------------------ */
 

@@ -40,8 +40,6 @@ static void merge(struct vstate *to, const struct vstate *s)
 	to->polled &= s->polled;
 	to->locks &= s->locks;
 	to->fp &= s->fp;
-	if (to->entry != s->entry)
-		to->jump = 0;
 	to->jump &= s->jump;
 	to->left |= s->left;
 	if (to->cmp_jump != s->cmp_jump)

@@ -52,7 +52,7 @@ enum jump_seen { JUMP_LIN = 1, JUMP_PAGE = 2, JUMP_KEY = 4 };
  * @locks: enum lock_seen
  * @fp: enum fp_live bits that were tested
  * @held: what vcpu.jit_host[] holds: VAL_PTR or VAL_JUNK
- * @jump: enum jump_seen, of the entry at @entry: from the GS base, its lowest bit: and I, scaled
+ * @jump: enum jump_seen, of the entry whose index is in I
  * @left: vcpu.page_rip is the target's
  * @cmp: register that the host's flags compare with @cmp_imm; REF_NONE. Likewise the rest of cmp_*
  */
@@ -69,7 +69,6 @@ struct vstate {
 	u8 cmp;
 	bool cmp_type, cmp_line, cmp_fp, cmp_poll;
 	u32 cmp_imm;
-	u32 entry;
 	struct val reg[16];
 	struct val held[GROUPS];
 };
@@ -115,7 +114,7 @@ bool verify_branch(struct verify *y, u32 at, const struct decode *d, struct vsta
 /* verify_insn.c: what an instruction other than a branch does */
 void verify_insn(struct verify *y, u32 at, const struct decode *d, struct vstate *s);
 /* verify_jump.c: the way through the jump cache */
-bool jump_ref(const struct decode *d, size_t field, u32 *entry);
+bool jump_ref(const struct decode *d, size_t field);
 void jump_compare(const struct decode *d, struct vstate *s);
 bool step_jump(const struct decode *d, struct vstate *s);
 void jump_not_taken(const struct decode *d, struct vstate *s);

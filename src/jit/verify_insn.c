@@ -35,7 +35,7 @@ static void junk(struct vstate *s, unsigned int r)
 	*reg(s, r) = (struct val){ .kind = VAL_JUNK };
 	if (s->cmp == r)
 		s->cmp = REF_NONE;
-	if (r == R_T || (r == R_I && s->entry & 1))
+	if (r == R_T || r == R_I)
 		s->jump = s->cmp_jump = 0;
 	/* An offset from a tag is one as long as the index that found it stands. */
 	if (r == R_I && (reg(s, R_T)->kind == VAL_OFFSET || reg(s, R_T)->kind == VAL_BOUNDED))
@@ -108,13 +108,11 @@ static void check_field(struct verify *y, u32 at, const struct decode *d, struct
 {
 	const struct insn *r = &d->rec;
 	u64 off = (u64)(s64)r->disp, most = sizeof(struct vcpu) - d->mem_size;
-	u32 entry;
 
-	if (jump_ref(d, offsetof(struct jentry, lin), &entry) ||
-	    jump_ref(d, offsetof(struct jentry, mode_key), &entry)) {
+	if (jump_ref(d, offsetof(struct jentry, lin)) || jump_ref(d, offsetof(struct jentry, mode_key))) {
 		bool masked = reg(s, R_I)->kind == VAL_MASKED && reg(s, R_I)->num == JCACHE_MASK;
 
-		if (d->mem_acc & MEM_W || (entry & 1 && !masked))
+		if (d->mem_acc & MEM_W || !masked)
 			verify_fail(y, at, "writes the jump cache, or reads it by an index that is not masked");
 	} else if (r->index != GPR_NONE || (r->base != GPR_NONE && r->base != R_I)) {
 		verify_fail(y, at, "addresses the vCPU by another register than the index");

@@ -12,24 +12,13 @@ static bool is_field(const struct decode *d, size_t off)
 	       d->rec.index == GPR_NONE && d->rec.disp == (s32)off;
 }
 
-/* Is d's operand that field of an entry, in the first place of its set? */
-bool jump_ref(const struct decode *d, size_t field, u32 *entry)
+/* Is d's operand that field of the entry whose index is in I? */
+bool jump_ref(const struct decode *d, size_t field)
 {
 	const struct insn *r = &d->rec;
-	u64 at = (u64)(s64)r->disp - offsetof(struct vcpu, jc);
-	bool indexed = r->index == R_I && insn_scale(r) == 3;
 
-	if (!(r->flags & INSN_MEM) || insn_seg(r) != SEG_GS || r->base != GPR_NONE ||
-	    (!indexed && r->index != GPR_NONE) || at >= sizeof(((struct vcpu *)0)->jc))
-		return false;
-	*entry = (u32)(r->disp - (s32)field) | indexed;
-	return at % (2 * sizeof(struct jentry)) == field && (!indexed || at == field);
-}
-
-static void no_entry(struct vstate *s)
-{
-	s->jump = 0;
-	s->entry = 0;
+	return (r->flags & INSN_MEM) && insn_seg(r) == SEG_GS && r->base == GPR_NONE && r->index == R_I &&
+	       insn_scale(r) == 3 && r->disp == (s32)(offsetof(struct vcpu, jc) + field);
 }
 
 /* The host's flags are d's: do they compare what a jump depends on? */
@@ -37,17 +26,15 @@ void jump_compare(const struct decode *d, struct vstate *s)
 {
 	const struct insn *r = &d->rec;
 	bool t = insn_reg(r) == R_T && r->osz == 8 && !d->imm_len;
-	u32 entry;
 
 	s->cmp_jump = 0;
 	if (r->id != INSN_CMP || d->mem_acc != MEM_R)
 		return;
-	if (t && jump_ref(d, offsetof(struct jentry, lin), &entry)) {
-		no_entry(s);
-		s->entry = entry;
+	if (t && jump_ref(d, offsetof(struct jentry, lin))) {
+		s->jump = 0;
 		s->cmp_jump = JUMP_LIN;
-	} else if (t && jump_ref(d, offsetof(struct jentry, mode_key), &entry)) {
-		if (s->reg[R_T].kind == VAL_KEY && entry == s->entry)
+	} else if (t && jump_ref(d, offsetof(struct jentry, mode_key))) {
+		if (s->reg[R_T].kind == VAL_KEY)
 			s->cmp_jump = JUMP_KEY;
 	} else if (t && is_field(d, offsetof(struct vcpu, page_rip)) && s->reg[R_T].kind == VAL_PAGE) {
 		s->cmp_jump = JUMP_PAGE;
@@ -94,16 +81,14 @@ void verify_page(struct verify *y, u32 at, const struct decode *d, struct vstate
 void verify_jump_entry(struct verify *y, u32 at, const struct decode *d, const struct vstate *s)
 {
 	const struct val *i = &s->reg[R_I];
-	u32 entry, known;
 
-	if (!jump_ref(d, offsetof(struct jentry, code), &entry)) {
+	if (!jump_ref(d, offsetof(struct jentry, code))) {
 		verify_fail(y, at, "jumps by something else than an entry of the jump cache");
 		return;
 	}
-	if (entry != s->entry || s->jump != (JUMP_LIN | JUMP_PAGE | JUMP_KEY) || !s->polled)
+	if (s->jump != (JUMP_LIN | JUMP_PAGE | JUMP_KEY) || !s->polled)
 		verify_fail(y, at, "takes an entry of the jump cache without a look at all of it");
-	known = (entry - (u32)offsetof(struct vcpu, jc)) / 8;
-	if (entry & 1 ? i->kind != VAL_MASKED || i->num != JCACHE_MASK : i->kind != VAL_SITE || i->num != known)
+	if (i->kind != VAL_MASKED || i->num != JCACHE_MASK)
 		verify_fail(y, at, "does not say by which entry it goes");
 	if (!s->saved)
 		verify_fail(y, at, "leaves without the flags where the code behind looks for them");
